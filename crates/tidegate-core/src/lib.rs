@@ -1,0 +1,2 @@
+//! The gateway's behaviour without IO, clock or randomness of its own.
+

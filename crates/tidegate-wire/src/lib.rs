@@ -1,0 +1,2 @@
+//! Protocol codecs: bytes to protocol units and back. No IO, clock, randomness or tasks.
+
