@@ -1,2 +1,3 @@
 //! The gateway as a library.
 
+pub mod config;
