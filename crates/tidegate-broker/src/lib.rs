@@ -1,2 +1,214 @@
-//! The Broker trait, the embedded brokers, and the suite that every broker passes.
+//! The [`Broker`] trait, the brokers behind it, and the one suite that each of them passes.
+//!
+//! A broker is a log with a tail (DESIGN 10): it orders what is published, keeps what the channel's
+//! bounds allow, and tells every node what was accepted. Clients are no concern of it.
 
+pub mod reply;
+pub mod tail;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_core::{ChannelName, ChannelState, Cursor, Draft, Entry, Gap, Position};
+
+pub use reply::Reply;
+pub use tail::{Inbox, SinkId};
+
+/// A log with a tail. Every call is cheap to make; answers that need the network come as
+/// [`Reply::Later`], those of embedded brokers as [`Reply::Now`].
+pub trait Broker: Send + Sync + 'static {
+    /// Appends `draft`. Key, end and append are one atomic step, and nothing reaches a subscriber
+    /// before it; a draft's `id` makes the caller's own retries safe. Calls of one task keep their
+    /// order per channel.
+    fn publish(&self, draft: Draft) -> Reply<Result<Published, PublishError>>;
+
+    /// Reads a page. It is complete through `read.at_least`, or an error: a lagging replica is no
+    /// answer. The gap is judged by epoch, floor and head at the moment of reading.
+    fn read(&self, read: Read) -> Reply<Result<Page, Unavailable>>;
+
+    /// The state of each channel, in order, also of channels that don't exist; linearizable.
+    fn states(&self, channels: &[ChannelName]) -> Reply<Result<Vec<ChannelState>, Unavailable>>;
+
+    /// Starts the node's one tail, into one inbox per worker; called once, before any `watch`. A
+    /// full inbox marks, and is never awaited.
+    fn tail(&self, inboxes: Vec<Arc<Inbox>>);
+
+    /// Makes the tail carry `channel` to `sink`: every entry after the answered head will come.
+    fn watch(
+        &self,
+        channel: &ChannelName,
+        sink: SinkId,
+    ) -> Reply<Result<ChannelState, Unavailable>>;
+
+    /// Takes `channel` off the tail to `sink`; what is already in the inbox may still come.
+    fn unwatch(&self, channel: &ChannelName, sink: SinkId);
+
+    /// Drops the log: raises the floor above everything so far, clears keys and the end, and pushes
+    /// [`tidegate_core::inbox::TailEvent::Dropped`]. Answers the new floor.
+    fn drop_log(&self, channel: &ChannelName) -> Reply<Result<Position, Unavailable>>;
+
+    /// Replaces what this node says of `channel`'s members by `mine`, under the node's lease, and
+    /// answers everyone's.
+    fn presence(
+        &self,
+        channel: &ChannelName,
+        mine: Vec<Member>,
+    ) -> Reply<Result<Vec<Member>, Unavailable>>;
+
+    /// Channels in byte order of their names: those that begin with `prefix`, after `after`.
+    fn list(&self, list: List) -> Reply<Result<Listing, Unavailable>>;
+
+    /// Refuses publishes from now on, and is done when everything accepted is as durable as the
+    /// broker promises.
+    fn seal(&self) -> Reply<Result<(), Unavailable>>;
+
+    /// Whether the broker can be reached now; `/readyz` asks.
+    fn is_ready(&self) -> bool;
+}
+
+/// What became of a draft that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// The key was seen before: where the first one is. Nothing was published.
+    Duplicate(Position),
+    /// It is in the log: where the publication is, or a lone end.
+    New(Position),
+}
+
+/// Why a draft was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The channel has ended.
+    #[error("the channel has ended; publish to another, or wait until its end is forgotten")]
+    Ended,
+    /// The key was used with another payload, event or end.
+    #[error(
+        "the idempotency key was used before with another payload, event or end; make a new key for each publication"
+    )]
+    KeyReused,
+    /// No room for another key; it would have to forget one early.
+    #[error("too many idempotency keys are held; try again when older ones have expired")]
+    KeysFull {
+        /// When the oldest expires.
+        retry_after: Duration,
+    },
+    /// The broker can't be reached.
+    #[error("the broker is away; {}", if *.perhaps_accepted { "it may have accepted this: try again with the same key" } else { "nothing was accepted: try again" })]
+    Unavailable {
+        /// Whether the draft may have been accepted all the same.
+        perhaps_accepted: bool,
+    },
+}
+
+/// The broker can't be reached, or is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the broker is away; try again")]
+pub struct Unavailable;
+
+/// One page, please.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// Of this channel.
+    pub channel: ChannelName,
+    /// Which part of its log.
+    pub from: From,
+    /// The answer has seen everything up to this offset; 0 where nothing is known.
+    pub at_least: u64,
+    /// At most so many entries.
+    pub entries_max: NonZeroU32,
+    /// At most so many bytes by [`Entry::weight`], but always one entry.
+    pub bytes_max: usize,
+}
+
+/// Where a page lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// After a position.
+    After(Position),
+    /// The newest entries before a position, in log order.
+    Before(Position),
+    /// The newest so many publications (and whatever follows them), in log order.
+    Last(u32),
+    /// The oldest kept.
+    Start,
+}
+
+/// A piece of a log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// Why this does not begin where it was asked to.
+    pub gap: Option<Gap>,
+    /// In log order. An entry's `prev` may lie below the page's beginning.
+    pub entries: Vec<Arc<Entry>>,
+    /// Where to go on: the last entry's position; without entries, where the page began.
+    pub next: Position,
+    /// Whether `next` had reached the log's head when it was read.
+    pub is_last: bool,
+    /// The channel at that moment.
+    pub state: ChannelState,
+}
+
+/// A member of a channel (CONTRACT 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The session.
+    pub id: Box<str>,
+    /// Its token's subject.
+    pub user: Option<Box<str>>,
+    /// JSON of at most 1 KiB from its token.
+    pub info: Option<Box<str>>,
+    /// When it came.
+    pub joined: tidegate_core::Timestamp,
+}
+
+/// Which channels to list.
+#[derive(Clone, Debug, Default)]
+pub struct List {
+    /// Names begin with this; empty: all.
+    pub prefix: String,
+    /// Names after this one; empty: from the first.
+    pub after: String,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Channels, in byte order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// At most as many as were asked for.
+    pub channels: Vec<Listed>,
+    /// Whether there are more after the last one.
+    pub has_more: bool,
+}
+
+/// One channel of a [`Listing`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub channel: ChannelName,
+    /// Publications kept.
+    pub messages: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+}
+
+/// The bounds of a channel's log; the first one reached trims (CONTRACT 14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogBounds {
+    /// Publications kept; 0 keeps none.
+    pub messages: usize,
+    /// Bytes kept, by [`Entry::weight`].
+    pub bytes: usize,
+    /// Age at which a publication is trimmed.
+    pub age: Duration,
+}
+
+/// A cursor that a page's end has in `channel`.
+impl Page {
+    /// The cursor of [`Page::next`].
+    #[must_use]
+    pub fn next_cursor(&self, channel: &ChannelName) -> Cursor {
+        self.next.cursor(channel)
+    }
+}

@@ -1,2 +1,16 @@
-//! The gateway's behaviour without IO, clock or randomness of its own.
+//! The gateway's behaviour without IO, clock or randomness of its own: channels, cursors, logs,
+//! subscriptions and outboxes. Whatever it needs to know of the world is passed in, so the whole can
+//! be simulated from a seed.
 
+pub mod channel;
+pub mod cursor;
+pub mod entry;
+pub mod inbox;
+pub mod payload;
+pub mod state;
+
+pub use channel::{ChannelName, ChannelNameError};
+pub use cursor::{Cursor, CursorError, Epoch, Position};
+pub use entry::{Body, Draft, Entry, EventName, Key, Publication, SessionId, Timestamp};
+pub use payload::{Payload, PayloadKind};
+pub use state::{ChannelState, Gap, GapReason, Lineage};
