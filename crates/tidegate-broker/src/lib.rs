@@ -204,8 +204,13 @@ pub struct LogBounds {
     pub age: Duration,
 }
 
-/// A cursor that a page's end has in `channel`.
 impl Page {
+    /// Behind this, the page is complete: nothing lies between its last entry and here.
+    #[must_use]
+    pub fn tail(&self) -> Position {
+        if self.is_last { self.state.now() } else { self.next }
+    }
+
     /// The cursor of [`Page::next`].
     #[must_use]
     pub fn next_cursor(&self, channel: &ChannelName) -> Cursor {

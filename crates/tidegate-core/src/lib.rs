@@ -5,12 +5,17 @@
 pub mod channel;
 pub mod cursor;
 pub mod entry;
+pub mod hub;
 pub mod inbox;
+pub mod outbox;
 pub mod payload;
 pub mod state;
+pub mod subscription;
 
 pub use channel::{ChannelName, ChannelNameError};
 pub use cursor::{Cursor, CursorError, Epoch, Position};
 pub use entry::{Body, Draft, Entry, EventName, Key, Publication, SessionId, Timestamp};
+pub use outbox::{OutboxBounds, Policy};
 pub use payload::{Payload, PayloadKind};
 pub use state::{ChannelState, Gap, GapReason, Lineage};
+pub use subscription::Subscription;

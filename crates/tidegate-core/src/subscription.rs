@@ -1,0 +1,406 @@
+//! One subscription: where a subscriber is in a channel, and what waits for it (DESIGN 6, 9).
+//!
+//! ```text
+//!             position                 tail                    the hub's last
+//! log  ────────────┼──── outbox ────────┼── not yet read ────────────┼──►
+//!        written ◄─┘                    └─► live: tail is at or past the hub's last
+//! ```
+//!
+//! Order of calls: the driver offers live entries ([`Subscription::offer`], or
+//! [`Subscription::advance`] where it wrote them at once), feeds pages while
+//! [`Subscription::wants_page`], and takes [`Subscription::next`] whenever the socket has room.
+//!
+//! Nothing is skipped untold: an entry whose `prev` lies above the position is preceded by a gap,
+//! whatever the reason that something is missing. A duplicate is never given: an entry at or below the tail
+//! is not taken.
+
+use crate::cursor::Position;
+use crate::outbox::{Outbox, OutboxBounds, Pushed, Weight};
+use crate::state::{Gap, GapReason};
+
+/// What a subscription needs to know of an entry.
+pub trait Item: Weight {
+    /// Its place.
+    fn position(&self) -> Position;
+    /// See [`crate::Entry::prev`].
+    fn prev(&self) -> u64;
+    /// Whether it ends the channel.
+    fn is_end(&self) -> bool;
+}
+
+/// One subscriber's place in one channel.
+#[derive(Debug)]
+pub struct Subscription<T> {
+    /// Behind this, everything was given to the driver.
+    position: Position,
+    /// Behind this, everything was given or is in the outbox.
+    tail: Position,
+    mode: Mode,
+    /// To be told before anything else; `position` is its `resumed` already.
+    gap: Option<Box<Gap>>,
+    outbox: Outbox<T>,
+}
+
+/// How entries reach a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// From pages of the log.
+    CatchUp,
+    /// Its end was given; nothing comes any more.
+    Ended,
+    /// From the hub.
+    Live,
+}
+
+/// What to write next.
+#[derive(Debug, PartialEq)]
+pub enum Step<T> {
+    /// Something was or may have been missed.
+    Gap(Gap),
+    /// An entry: a publication, or the end.
+    Item(T),
+}
+
+/// What became of an offered entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// The outbox was full and the policy is to disconnect.
+    Disconnect,
+    /// It was behind the tail, or the subscription is not live.
+    Ignored,
+    /// The outbox was full: it is empty now, and the log will be read.
+    Spilled,
+    /// It waits in the outbox; `dropped` says whether others had to go.
+    Waits {
+        /// Whether older ones had to go.
+        dropped: bool,
+    },
+}
+
+impl<T: Item> Subscription<T> {
+    /// A subscriber at `position`, which a broker has judged; `gap` is what it said.
+    #[must_use]
+    pub fn new(position: Position, gap: Option<Gap>) -> Self {
+        Self {
+            position,
+            tail: position,
+            mode: Mode::CatchUp,
+            gap: gap.map(Box::new),
+            outbox: Outbox::default(),
+        }
+    }
+
+    /// How entries come now.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Where a client that is cut now has to resume so that nothing is missed and every gap is told.
+    #[must_use]
+    pub fn resume(&self) -> Position {
+        self.gap.as_ref().map_or(self.position, |gap| gap.requested)
+    }
+
+    /// Behind this, everything was given or waits.
+    #[must_use]
+    pub fn tail(&self) -> Position {
+        self.tail
+    }
+
+    /// Bytes that wait in the outbox.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.outbox.bytes()
+    }
+
+    /// Whether nothing waits: no gap, no entry.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.gap.is_none() && self.outbox.is_empty()
+    }
+
+    /// Whether a batch of live entries that begins with `first` can be written at once, past the
+    /// outbox: nothing waits, and nothing lies between the tail and `first`.
+    #[must_use]
+    pub fn is_level(&self, first: &impl Item) -> bool {
+        let to = first.position();
+        self.mode == Mode::Live
+            && self.tail.epoch == to.epoch
+            && (first.prev()..to.offset).contains(&self.tail.offset)
+            && self.is_idle()
+    }
+
+    /// The driver wrote everything through `to`, of a batch for which [`Self::is_level`] held.
+    pub fn advance(&mut self, to: Position, ended: bool) {
+        self.position = to;
+        self.tail = to;
+        if ended {
+            self.mode = Mode::Ended;
+        }
+    }
+
+    /// Takes a live entry into the outbox.
+    pub fn offer(&mut self, item: T, bounds: &OutboxBounds) -> Offered {
+        let to = item.position();
+        if self.mode != Mode::Live || (to.epoch == self.tail.epoch && to.offset <= self.tail.offset)
+        {
+            return Offered::Ignored;
+        }
+        match self.outbox.push(item, bounds) {
+            Pushed::Added => self.tail = to,
+            Pushed::Dropped => {
+                self.tail = to;
+                return Offered::Waits { dropped: true };
+            }
+            Pushed::Refused => return Offered::Disconnect,
+            Pushed::Spilled => {
+                self.spill();
+                return Offered::Spilled;
+            }
+        }
+        Offered::Waits { dropped: false }
+    }
+
+    /// Forgets the outbox: what was in it is read from the log again.
+    pub fn spill(&mut self) {
+        self.outbox.clear();
+        self.tail = self.position;
+        if self.mode == Mode::Live {
+            self.mode = Mode::CatchUp;
+        }
+    }
+
+    /// A gap for everyone on the channel, such as a dropped log: what waits is part of it.
+    pub fn handle_gap(&mut self, gap: Gap) {
+        if self.mode == Mode::Ended {
+            return;
+        }
+        let gap = Gap { requested: self.resume(), ..gap };
+        self.outbox.clear();
+        self.gap = Some(Box::new(gap));
+        self.position = gap.resumed;
+        self.tail = gap.resumed;
+    }
+
+    /// Where a page is wanted from: in catch-up, once what waits was taken.
+    #[must_use]
+    pub fn wants_page(&self) -> Option<Position> {
+        (self.mode == Mode::CatchUp && self.is_idle()).then_some(self.tail)
+    }
+
+    /// Takes a page that was read from [`Self::wants_page`] and is complete through `tail`. The
+    /// subscription is live when that has reached `hub_last`, in the same turn in which the hub says
+    /// so. A page's reader bounds it: pages are not cut here.
+    pub fn handle_page(
+        &mut self,
+        gap: Option<Gap>,
+        items: impl IntoIterator<Item = T>,
+        tail: Position,
+        hub_last: Position,
+    ) {
+        /// The page's reader was told the bounds.
+        const UNBOUNDED: OutboxBounds = OutboxBounds {
+            messages: usize::MAX,
+            bytes: usize::MAX,
+            policy: crate::outbox::Policy::Disconnect,
+        };
+        if let Some(gap) = gap {
+            self.handle_gap(gap);
+        }
+        for item in items {
+            self.outbox.push(item, &UNBOUNDED);
+        }
+        self.tail = tail;
+        self.level_with(hub_last);
+    }
+
+    /// Becomes live where nothing lies between the tail and `hub_last`.
+    pub fn level_with(&mut self, hub_last: Position) {
+        let reached = self.tail.epoch == hub_last.epoch && self.tail.offset >= hub_last.offset;
+        if self.mode == Mode::CatchUp && reached {
+            self.mode = Mode::Live;
+        }
+    }
+
+    /// What to write next, if anything waits.
+    #[expect(clippy::should_implement_trait, reason = "not an iterator: it can go on after None")]
+    pub fn next(&mut self) -> Option<Step<T>> {
+        if let Some(gap) = self.gap.take() {
+            return Some(Step::Gap(*gap));
+        }
+        let item = self.outbox.peek()?;
+        let (to, prev) = (item.position(), item.prev());
+        // The chain of `prev` proves what is missing, whoever dropped it.
+        let before = Position { epoch: to.epoch, offset: prev };
+        if to.epoch != self.position.epoch || prev > self.position.offset {
+            let gap = Gap { requested: self.position, resumed: before, reason: GapReason::Slow };
+            self.position = before;
+            return Some(Step::Gap(gap));
+        }
+        let item = self.outbox.pop()?;
+        self.position = to;
+        if item.is_end() {
+            self.mode = Mode::Ended;
+            self.outbox.clear();
+        }
+        Some(Step::Item(item))
+    }
+}
+
+impl Weight for std::sync::Arc<crate::Entry> {
+    fn weight(&self) -> usize {
+        crate::Entry::weight(self)
+    }
+
+    fn supersedes(&self, older: &Self) -> bool {
+        supersedes(self, older)
+    }
+}
+
+impl Item for std::sync::Arc<crate::Entry> {
+    fn position(&self) -> Position {
+        self.position
+    }
+
+    fn prev(&self) -> u64 {
+        self.prev
+    }
+
+    fn is_end(&self) -> bool {
+        crate::Entry::is_end(self)
+    }
+}
+
+/// Whether `newer` conflates `older`: both are publications of one event name, or of none.
+#[must_use]
+pub fn supersedes(newer: &crate::Entry, older: &crate::Entry) -> bool {
+    match (newer.publication(), older.publication()) {
+        (Some(newer), Some(older)) => newer.event == older.event,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cursor::Epoch;
+    use crate::outbox::Policy;
+
+    /// An offset and its `prev`.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Fake(u64, u64);
+
+    impl Weight for Fake {
+        fn weight(&self) -> usize {
+            1
+        }
+        fn supersedes(&self, _: &Self) -> bool {
+            true
+        }
+    }
+
+    impl Item for Fake {
+        fn position(&self) -> Position {
+            at(self.0)
+        }
+        fn prev(&self) -> u64 {
+            self.1
+        }
+        fn is_end(&self) -> bool {
+            self.0 == 99
+        }
+    }
+
+    fn at(offset: u64) -> Position {
+        Position { epoch: Epoch::new(1), offset }
+    }
+
+    fn gap(requested: u64, resumed: u64, reason: GapReason) -> Step<Fake> {
+        Step::Gap(Gap { requested: at(requested), resumed: at(resumed), reason })
+    }
+
+    fn live(offset: u64) -> Subscription<Fake> {
+        let mut it = Subscription::new(at(offset), None);
+        it.level_with(at(offset));
+        assert_eq!(it.mode(), Mode::Live);
+        it
+    }
+
+    fn bounds(messages: usize, policy: Policy) -> OutboxBounds {
+        OutboxBounds { messages, bytes: usize::MAX, policy }
+    }
+
+    #[test]
+    fn entries_at_or_behind_the_tail_are_not_taken() {
+        let mut it = live(10);
+        assert_eq!(it.offer(Fake(10, 9), &bounds(9, Policy::Spill)), Offered::Ignored);
+        assert_eq!(
+            it.offer(Fake(11, 10), &bounds(9, Policy::Spill)),
+            Offered::Waits { dropped: false }
+        );
+        assert_eq!(it.offer(Fake(11, 10), &bounds(9, Policy::Spill)), Offered::Ignored);
+        assert_eq!(it.next(), Some(Step::Item(Fake(11, 10))));
+        assert_eq!(it.next(), None);
+    }
+
+    #[test]
+    fn a_dropped_entry_is_told_where_it_is_missing() {
+        let mut it = live(10);
+        for n in 11..=14 {
+            it.offer(Fake(n, n - 1), &bounds(2, Policy::DropOldest));
+        }
+        assert_eq!(it.resume(), at(10));
+        assert_eq!(it.next(), Some(gap(10, 12, GapReason::Slow)));
+        assert_eq!(it.resume(), at(12));
+        assert_eq!(it.next(), Some(Step::Item(Fake(13, 12))));
+        assert_eq!(it.next(), Some(Step::Item(Fake(14, 13))));
+        assert_eq!(it.next(), None);
+    }
+
+    #[test]
+    fn a_spilled_subscription_reads_from_where_it_is_and_becomes_live_again() {
+        let mut it = live(10);
+        let spill = bounds(1, Policy::Spill);
+        it.offer(Fake(11, 10), &spill);
+        assert_eq!(it.offer(Fake(12, 11), &spill), Offered::Spilled);
+        assert_eq!(it.offer(Fake(13, 12), &spill), Offered::Ignored);
+        assert_eq!(it.wants_page(), Some(at(10)));
+        it.handle_page(None, [Fake(11, 10), Fake(12, 11)], at(12), at(13));
+        assert_eq!((it.mode(), it.wants_page()), (Mode::CatchUp, None));
+        assert_eq!(it.next(), Some(Step::Item(Fake(11, 10))));
+        assert_eq!(it.next(), Some(Step::Item(Fake(12, 11))));
+        assert_eq!(it.wants_page(), Some(at(12)));
+        it.handle_page(None, [Fake(13, 12)], at(13), at(13));
+        assert_eq!(it.mode(), Mode::Live);
+        assert_eq!(it.next(), Some(Step::Item(Fake(13, 12))));
+    }
+
+    #[test]
+    fn gaps_that_wait_become_one() {
+        let first = Gap { requested: at(3), resumed: at(10), reason: GapReason::Expired };
+        let mut it: Subscription<Fake> = Subscription::new(at(10), Some(first));
+        assert_eq!(it.resume(), at(3));
+        it.handle_gap(Gap { requested: at(0), resumed: at(20), reason: GapReason::Dropped });
+        assert_eq!(it.next(), Some(gap(3, 20, GapReason::Dropped)));
+        assert_eq!((it.next(), it.resume()), (None, at(20)));
+    }
+
+    #[test]
+    fn nothing_comes_after_the_end() {
+        let mut it = live(98);
+        it.offer(Fake(99, 98), &bounds(9, Policy::Spill));
+        assert_eq!(it.next(), Some(Step::Item(Fake(99, 98))));
+        assert_eq!(it.mode(), Mode::Ended);
+        assert_eq!(it.offer(Fake(100, 99), &bounds(9, Policy::Spill)), Offered::Ignored);
+        it.handle_gap(Gap { requested: at(0), resumed: at(200), reason: GapReason::Dropped });
+        assert_eq!((it.next(), it.wants_page()), (None, None));
+    }
+
+    #[test]
+    fn a_quiet_channels_position_lies_between_entries() {
+        let mut it = live(50);
+        it.offer(Fake(60, 3), &bounds(9, Policy::Spill));
+        assert_eq!(it.next(), Some(Step::Item(Fake(60, 3))), "3 is behind 50: nothing is missing");
+    }
+}
