@@ -1,0 +1,10 @@
+//! The benchmarks of `bench/`.
+
+/// Says that there is nothing to run yet.
+///
+/// # Errors
+///
+/// Always.
+pub(crate) fn run(_args: &[String]) -> anyhow::Result<()> {
+    anyhow::bail!("there are no benchmarks yet: bench/ is empty")
+}
