@@ -1,2 +1,3 @@
 //! Protocol codecs: bytes to protocol units and back. No IO, clock, randomness or tasks.
 
+pub mod websocket;
