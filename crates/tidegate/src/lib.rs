@@ -1,3 +1,6 @@
 //! The gateway as a library.
 
+pub mod cli;
 pub mod config;
+pub mod server;
+pub mod trace;

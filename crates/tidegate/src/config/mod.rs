@@ -1,6 +1,6 @@
 //! The configuration as it is meant: typed, checked, and the same for every thread.
 //!
-//! `Sources::load` reads a file, the environment and the flags into a [`Config`] (`raw.rs` keeps
+//! [`Sources::load`] reads a file, the environment and the flags into a [`Config`] (`raw.rs` keeps
 //! what was written and where, `read.rs` says what it means, `values.rs` reads sizes, durations
 //! and addresses). What is wrong is told as [`Problems`], all that can be found. Sizes are bytes.
 //! Fields have the names of their keys; keys, defaults and variables: CONTRACT 13 and 14; access: 11.
@@ -14,9 +14,15 @@ use tracing::level_filters::LevelFilter;
 
 mod pattern;
 mod problem;
+mod raw;
+mod read;
+mod sources;
+mod values;
 
 pub use pattern::{Pattern, PatternError};
 pub use problem::{Place, Problem, Problems};
+pub use sources::{Flags, Sources};
+pub use values::{parse_address, parse_admin, parse_duration, parse_size, parse_workers};
 
 /// What the gateway was told to be. Never changes once loaded; shared as `Arc<Config>`.
 ///

@@ -1,0 +1,108 @@
+//! The command: what can be typed, and what it exits with (CONTRACT 13). A file per subcommand.
+//!
+//! Exit codes: 0, 1 failure, 2 usage, 78 configuration.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+mod check;
+mod serve;
+
+/// Something failed while it ran.
+const FAILURE: u8 = 1;
+/// It was typed wrongly.
+const USAGE: u8 = 2;
+/// The configuration is wrong (`EX_CONFIG` of sysexits.h).
+const CONFIGURATION: u8 = 78;
+
+/// Does what `args` say, the program's name first.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come as errors too, with 0 and on standard output. Nobody is left
+            // to tell that it can't be written.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Pub(_) => later("pub"),
+        Command::Sub(_) => later("sub"),
+        Command::Ws(_) => later("ws"),
+        Command::Frame(_) => later("frame"),
+        Command::Accept(_) => later("accept"),
+        Command::Token(_) => later("token"),
+        Command::Bench(_) => later("bench"),
+    }
+}
+
+fn later(name: &str) -> ExitCode {
+    eprintln!(
+        "error: 'tidegate {name}' is not yet in this version\n\n\
+         What there is: tidegate serve, tidegate check. See 'tidegate --help'."
+    );
+    ExitCode::from(USAGE)
+}
+
+const ABOUT: &str = "A real-time gateway: one URL, every wire.";
+
+const LONG_ABOUT: &str = "\
+A real-time gateway: one URL, every wire.
+
+What is published to a channel reaches whoever subscribes to it, over WebSocket, Server-Sent Events, \
+NDJSON, long-poll or poll, from one log with one cursor: a client that was cut on one wire goes on \
+on any other, and nothing is lost or comes twice.";
+
+const EXAMPLES: &str = "\
+Examples:
+  tidegate serve --dev
+      Serve on 127.0.0.1:8080, with everything allowed to everyone on this machine.
+  curl -d hello http://127.0.0.1:8080/channels/news
+      Publish to a channel of it.
+  curl -N -H 'Accept: text/event-stream' http://127.0.0.1:8080/channels/news
+      Subscribe to that channel.
+  tidegate check tidegate.toml
+      Say what is wrong with a configuration file, if anything is.
+
+Exit codes: 0 success, 1 failure, 2 usage, 78 configuration.";
+
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, about = ABOUT, long_about = LONG_ABOUT, after_help = EXAMPLES)]
+#[command(arg_required_else_help = true, subcommand_required = true, max_term_width = 100)]
+#[command(disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Check(check::CheckArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Pub(LaterArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Sub(LaterArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Ws(LaterArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Frame(LaterArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Accept(LaterArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Token(LaterArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Bench(LaterArgs),
+}
+
+/// Whatever follows a subcommand of a later version: it must not hide why that fails.
+#[derive(Args, Debug)]
+struct LaterArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _rest: Vec<OsString>,
+}
