@@ -5,17 +5,20 @@
 pub mod channel;
 pub mod cursor;
 pub mod entry;
+pub mod envelope;
 pub mod hub;
 pub mod inbox;
+pub mod json;
 pub mod outbox;
 pub mod payload;
 pub mod state;
 pub mod subscription;
+pub mod time;
 
 pub use channel::{ChannelName, ChannelNameError};
 pub use cursor::{Cursor, CursorError, Epoch, Position};
 pub use entry::{Body, Draft, Entry, EventName, Key, Publication, SessionId, Timestamp};
 pub use outbox::{OutboxBounds, Policy};
-pub use payload::{Payload, PayloadKind};
+pub use payload::{Payload, PayloadError, PayloadKind};
 pub use state::{ChannelState, Gap, GapReason, Lineage};
 pub use subscription::Subscription;

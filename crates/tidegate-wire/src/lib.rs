@@ -1,3 +1,5 @@
 //! Protocol codecs: bytes to protocol units and back. No IO, clock, randomness or tasks.
 
+pub mod ndjson;
+pub mod sse;
 pub mod websocket;

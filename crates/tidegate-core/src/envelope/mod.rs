@@ -1,0 +1,11 @@
+//! Envelopes: publications and what goes beside them, as messages of their own (CONTRACT 4 and 5).
+//!
+//! `json` writes the JSON form, `command` reads what publishers send in it, `stream` cuts a body
+//! into such values. What is framed around them (lines, chunks, events) is the wires' business.
+
+pub mod command;
+pub mod json;
+pub mod stream;
+
+pub use command::{CommandError, PublishCommand};
+pub use stream::{JsonStream, JsonStreamError};

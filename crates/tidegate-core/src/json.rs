@@ -1,0 +1,395 @@
+//! JSON text, checked as it comes (RFC 8259): is this one value, where does it end, what is wrong.
+//!
+//! Nothing is built and nothing is copied; a [`Scanner`] takes its text cut anywhere. UTF-8 is not
+//! its business: bytes above 0x7F pass inside strings, so [`check`] and whoever else feeds it looks
+//! at that once for the whole text. A lone surrogate escape passes too: the grammar allows it, and
+//! texts are kept byte for byte.
+
+use std::fmt;
+
+use memchr::{memchr_iter, memrchr};
+
+/// Deepest nesting of a payload: `[]` has depth 1.
+pub const DEPTH_MAX: u8 = 128;
+
+/// Checks that `text` is one JSON value with nothing but white space around it, in UTF-8, and at
+/// most [`DEPTH_MAX`] deep.
+///
+/// # Errors
+///
+/// [`JsonError`]: what is wrong first, and where.
+pub fn check(text: &[u8]) -> Result<(), JsonError> {
+    if let Err(error) = simdutf8::basic::from_utf8(text).or_else(|_| std::str::from_utf8(text)) {
+        return Err(JsonError::new(JsonFault::Utf8, text, error.valid_up_to()));
+    }
+    check_grammar(text).map_err(|Fault { fault, at }| JsonError::new(fault, text, at))
+}
+
+/// [`check`] for a text that is known to be UTF-8, without the price of saying where in lines.
+pub(crate) fn check_grammar(text: &[u8]) -> Result<(), Fault> {
+    let mut scanner = Scanner::new(DEPTH_MAX);
+    let Some(end) = scanner.scan(text)? else {
+        return scanner.finish().map_err(|fault| Fault { fault, at: text.len() });
+    };
+    let rest = text.get(end..).unwrap_or_default();
+    match rest.iter().position(|byte| !is_space(*byte)) {
+        None => Ok(()),
+        Some(at) => Err(Fault { fault: JsonFault::Trailing, at: end + at }),
+    }
+}
+
+/// Whether `byte` is JSON's white space.
+#[must_use]
+pub(crate) fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
+}
+
+/// How many bytes at the front of `text` stand for themselves inside a JSON string: all but `"`,
+/// `\` and the control characters.
+#[must_use]
+pub(crate) fn plain_len(text: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = ONES << 7;
+    let (words, _) = text.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        // A byte's top bit is set where a subtraction borrowed from it. Borrows spread upwards only,
+        // so the lowest one is true, and it is the only one that is used.
+        let word = u64::from_le_bytes(*word);
+        let quote = word ^ (ONES * u64::from(b'"'));
+        let backslash = word ^ (ONES * u64::from(b'\\'));
+        let special = (word.wrapping_sub(ONES * 0x20) & !word)
+            | (quote.wrapping_sub(ONES) & !quote)
+            | (backslash.wrapping_sub(ONES) & !backslash);
+        let special = special & TOPS;
+        if special != 0 {
+            return index * 8 + special.trailing_zeros() as usize / 8;
+        }
+    }
+    let tail = words.len() * 8;
+    let is_plain = |byte: &u8| *byte >= 0x20 && *byte != b'"' && *byte != b'\\';
+    tail + text.iter().skip(tail).take_while(|byte| is_plain(byte)).count()
+}
+
+/// Reads one JSON value, cut anywhere.
+///
+/// [`Scanner::scan`] each piece until it says where the value ends; a value that nothing follows is
+/// completed by [`Scanner::finish`]. After an error or an end it must be replaced.
+///
+/// ```text
+///            ┌────────── ',' ───────────┐
+///   Value ──►│ string, number, literal  ├──► depth 0: done     else Next ──',' / close
+///            └── '[' FirstValue ── '{' FirstKey ─► string ─► Colon ─► Value
+/// ```
+#[derive(Clone, Debug)]
+pub struct Scanner {
+    state: State,
+    /// Of each open container a bit: set for an object. The lowest of the first word is the
+    /// outermost.
+    kinds: [u64; 3],
+    depth: u8,
+    depth_max: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Value,
+    /// Behind `[`.
+    FirstValue,
+    /// Behind `{`.
+    FirstKey,
+    /// Behind a `,` of an object.
+    Key,
+    Colon,
+    /// Behind a value inside a container.
+    Next,
+    Text(Role),
+    Escape(Role),
+    /// So many hex digits of a `\u` are missing.
+    Hex(Role, u8),
+    Literal(&'static [u8]),
+    Minus,
+    Zero,
+    Integer,
+    Dot,
+    Fraction,
+    /// Behind `e`.
+    Exponent,
+    /// Behind the exponent's sign.
+    ExponentSign,
+    ExponentDigits,
+}
+
+/// What a string is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Key,
+    Value,
+}
+
+impl Scanner {
+    /// Expects a value at most `depth_max` (and never more than 192) deep.
+    #[must_use]
+    pub fn new(depth_max: u8) -> Self {
+        Self { state: State::Value, kinds: [0; 3], depth: 0, depth_max: depth_max.min(192) }
+    }
+
+    /// Whether nothing of the value has come yet but white space.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.state == State::Value && self.depth == 0
+    }
+
+    /// Reads `input`; the answer is where in it the value ends, if it does. A number ends before the
+    /// byte that can't be part of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] at the first byte that no JSON value could have there.
+    pub fn scan(&mut self, input: &[u8]) -> Result<Option<usize>, Fault> {
+        let mut at = 0;
+        while let Some(&byte) = input.get(at) {
+            let next = match (self.state, byte) {
+                (State::Text(role), _) => {
+                    at += plain_len(input.get(at..).unwrap_or_default());
+                    match input.get(at) {
+                        None => return Ok(None),
+                        Some(b'"') => match role {
+                            Role::Key => State::Colon,
+                            Role::Value if self.depth == 0 => return Ok(Some(at + 1)),
+                            Role::Value => State::Next,
+                        },
+                        Some(b'\\') => State::Escape(role),
+                        Some(&byte) => return Err(self.fault(byte, at)),
+                    }
+                }
+                (
+                    State::Value
+                    | State::FirstValue
+                    | State::FirstKey
+                    | State::Key
+                    | State::Colon
+                    | State::Next,
+                    b' ' | b'\n' | b'\r' | b'\t',
+                ) => self.state,
+                (State::Next, b',') => {
+                    if self.is_in_object() {
+                        State::Key
+                    } else {
+                        State::Value
+                    }
+                }
+                (State::Next | State::FirstKey, b'}') if self.is_in_object() => {
+                    self.depth -= 1;
+                    if self.depth == 0 {
+                        return Ok(Some(at + 1));
+                    }
+                    State::Next
+                }
+                (State::Next | State::FirstValue, b']') if !self.is_in_object() => {
+                    self.depth -= 1;
+                    if self.depth == 0 {
+                        return Ok(Some(at + 1));
+                    }
+                    State::Next
+                }
+                (State::FirstKey | State::Key, b'"') => State::Text(Role::Key),
+                (State::Colon, b':') => State::Value,
+                (State::Value | State::FirstValue, b'"') => State::Text(Role::Value),
+                (State::Value | State::FirstValue, b'{') => {
+                    self.open(1, at)?;
+                    State::FirstKey
+                }
+                (State::Value | State::FirstValue, b'[') => {
+                    self.open(0, at)?;
+                    State::FirstValue
+                }
+                (State::Value | State::FirstValue, b'-') => State::Minus,
+                (State::Value | State::FirstValue | State::Minus, b'0') => State::Zero,
+                (State::Value | State::FirstValue | State::Minus, b'1'..=b'9') => State::Integer,
+                (State::Value | State::FirstValue, b't') => State::Literal(b"rue"),
+                (State::Value | State::FirstValue, b'f') => State::Literal(b"alse"),
+                (State::Value | State::FirstValue, b'n') => State::Literal(b"ull"),
+                (State::Literal([due, rest @ ..]), _) if byte == *due => {
+                    if !rest.is_empty() {
+                        State::Literal(rest)
+                    } else if self.depth == 0 {
+                        return Ok(Some(at + 1));
+                    } else {
+                        State::Next
+                    }
+                }
+                (State::Escape(role), b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
+                    State::Text(role)
+                }
+                (State::Escape(role), b'u') => State::Hex(role, 4),
+                (State::Hex(role, left), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                    if left == 1 {
+                        State::Text(role)
+                    } else {
+                        State::Hex(role, left - 1)
+                    }
+                }
+                (State::Integer, b'0'..=b'9') => State::Integer,
+                (State::Dot | State::Fraction, b'0'..=b'9') => State::Fraction,
+                (State::Exponent | State::ExponentSign | State::ExponentDigits, b'0'..=b'9') => {
+                    State::ExponentDigits
+                }
+                (State::Zero | State::Integer, b'.') => State::Dot,
+                (State::Zero | State::Integer | State::Fraction, b'e' | b'E') => State::Exponent,
+                (State::Exponent, b'+' | b'-') => State::ExponentSign,
+                // `01` is no two numbers.
+                (State::Zero, b'0'..=b'9') => return Err(self.fault(byte, at)),
+                (State::Zero | State::Integer | State::Fraction | State::ExponentDigits, _) => {
+                    if self.depth == 0 {
+                        return Ok(Some(at));
+                    }
+                    // The same byte again: it belongs to the container.
+                    self.state = State::Next;
+                    continue;
+                }
+                _ => return Err(self.fault(byte, at)),
+            };
+            self.state = next;
+            at += 1;
+        }
+        Ok(None)
+    }
+
+    /// Says that nothing follows: completes a number that ends with its text.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonFault::Ended`] where more was due.
+    pub fn finish(&self) -> Result<(), JsonFault> {
+        match self.state {
+            State::Zero | State::Integer | State::Fraction | State::ExponentDigits
+                if self.depth == 0 =>
+            {
+                Ok(())
+            }
+            _ => Err(JsonFault::Ended { due: self.due() }),
+        }
+    }
+
+    fn open(&mut self, kind: u64, at: usize) -> Result<(), Fault> {
+        if self.depth >= self.depth_max {
+            return Err(Fault { fault: JsonFault::Depth(self.depth_max), at });
+        }
+        if let Some(word) = self.kinds.get_mut(usize::from(self.depth / 64)) {
+            let bit = self.depth % 64;
+            *word = (*word & !(1 << bit)) | kind << bit;
+        }
+        self.depth += 1;
+        Ok(())
+    }
+
+    fn is_in_object(&self) -> bool {
+        let Some(level) = self.depth.checked_sub(1) else { return false };
+        self.kinds.get(usize::from(level / 64)).is_some_and(|word| word >> (level % 64) & 1 == 1)
+    }
+
+    fn fault(&self, found: u8, at: usize) -> Fault {
+        Fault { fault: JsonFault::Byte { found, due: self.due() }, at }
+    }
+
+    fn due(&self) -> &'static str {
+        match self.state {
+            State::Value => "a value",
+            State::FirstValue => "a value or ']'",
+            State::FirstKey => "'\"' or '}'",
+            State::Key => "'\"'",
+            State::Colon => "':'",
+            State::Next if self.is_in_object() => "',' or '}'",
+            State::Next => "',' or ']'",
+            State::Text(_) => "a string's character (control characters are written as escapes)",
+            State::Escape(_) => "one of \"\\/bfnrtu",
+            State::Hex(..) => "a hexadecimal digit",
+            State::Literal(_) => "the rest of true, false or null",
+            State::Minus | State::Dot | State::ExponentSign => "a digit",
+            State::Exponent => "a digit or a sign",
+            State::Zero => "the end of a number that begins with 0",
+            State::Integer | State::Fraction | State::ExponentDigits => {
+                "',' or the container's end"
+            }
+        }
+    }
+}
+
+/// What is wrong, at which byte of the piece that was scanned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What.
+    pub fault: JsonFault,
+    /// Bytes before it.
+    pub at: usize,
+}
+
+/// What of a text is no JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonFault {
+    /// A byte that can't be here.
+    Byte {
+        /// The byte.
+        found: u8,
+        /// What could.
+        due: &'static str,
+    },
+    /// Containers within containers, more than so many.
+    Depth(u8),
+    /// The text is over, the value is not.
+    Ended {
+        /// What was to come.
+        due: &'static str,
+    },
+    /// Something follows the value.
+    Trailing,
+    /// Not UTF-8.
+    Utf8,
+}
+
+impl fmt::Display for JsonFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Byte { found, due } if found.is_ascii_graphic() => {
+                write!(f, "found '{}' where {due} is due", char::from(*found))
+            }
+            Self::Byte { found, due } => write!(f, "found byte {found:#04x} where {due} is due"),
+            Self::Depth(max) => write!(f, "nested deeper than {max} levels"),
+            Self::Ended { due } => write!(f, "the text ends where {due} is due"),
+            Self::Trailing => f.write_str("something follows the one value that is allowed"),
+            Self::Utf8 => f.write_str("not UTF-8"),
+        }
+    }
+}
+
+/// Why a text is no JSON, and where; whoever wrote it is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {fault}")]
+pub struct JsonError {
+    /// What is wrong.
+    pub fault: JsonFault,
+    /// Line, from 1.
+    pub line: usize,
+    /// Character of that line, from 1.
+    pub column: usize,
+}
+
+impl JsonError {
+    /// Finds the line and column of byte `at` of `text`.
+    pub(crate) fn new(fault: JsonFault, text: &[u8], at: usize) -> Self {
+        let (line, column) = place(text.get(..at).unwrap_or(text));
+        Self { fault, line, column }
+    }
+}
+
+/// Line and column, from 1, of what follows `before`.
+pub(crate) fn place(before: &[u8]) -> (usize, usize) {
+    let line = memchr_iter(b'\n', before).count() + 1;
+    let start = memrchr(b'\n', before).map_or(0, |at| at + 1);
+    (line, characters(before.get(start..).unwrap_or_default()) + 1)
+}
+
+/// Characters that begin in `text`, where it is UTF-8.
+pub(crate) fn characters(text: &[u8]) -> usize {
+    text.iter().filter(|byte| **byte & 0xC0 != 0x80).count()
+}
