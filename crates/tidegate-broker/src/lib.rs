@@ -3,17 +3,19 @@
 //! A broker is a log with a tail (DESIGN 10): it orders what is published, keeps what the channel's
 //! bounds allow, and tells every node what was accepted. Clients are no concern of it.
 
+pub mod memory;
 pub mod reply;
 pub mod tail;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_core::{ChannelName, ChannelState, Cursor, Draft, Entry, Gap, Position};
+use tidegate_core::{ChannelName, ChannelState, Draft, Position};
 
+pub use memory::{MemoryBroker, MemoryConfig};
 pub use reply::Reply;
-pub use tail::{Inbox, SinkId};
+pub use tail::Inbox;
+pub use tidegate_core::log::{From, LogBounds, Page, Read, SinkId};
 
 /// A log with a tail. Every call is cheap to make; answers that need the network come as
 /// [`Reply::Later`], those of embedded brokers as [`Reply::Now`].
@@ -45,7 +47,8 @@ pub trait Broker: Send + Sync + 'static {
     fn unwatch(&self, channel: &ChannelName, sink: SinkId);
 
     /// Drops the log: raises the floor above everything so far, clears keys and the end, and pushes
-    /// [`tidegate_core::inbox::TailEvent::Dropped`]. Answers the new floor.
+    /// [`tidegate_core::inbox::TailEvent::Dropped`]. Answers the new floor; a channel that does not
+    /// exist has nothing to drop, and its floor stays.
     fn drop_log(&self, channel: &ChannelName) -> Reply<Result<Position, Unavailable>>;
 
     /// Replaces what this node says of `channel`'s members by `mine`, under the node's lease, and
@@ -106,49 +109,6 @@ pub enum PublishError {
 #[error("the broker is away; try again")]
 pub struct Unavailable;
 
-/// One page, please.
-#[derive(Clone, Debug)]
-pub struct Read {
-    /// Of this channel.
-    pub channel: ChannelName,
-    /// Which part of its log.
-    pub from: From,
-    /// The answer has seen everything up to this offset; 0 where nothing is known.
-    pub at_least: u64,
-    /// At most so many entries.
-    pub entries_max: NonZeroU32,
-    /// At most so many bytes by [`Entry::weight`], but always one entry.
-    pub bytes_max: usize,
-}
-
-/// Where a page lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
-    /// After a position.
-    After(Position),
-    /// The newest entries before a position, in log order.
-    Before(Position),
-    /// The newest so many publications (and whatever follows them), in log order.
-    Last(u32),
-    /// The oldest kept.
-    Start,
-}
-
-/// A piece of a log.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Page {
-    /// Why this does not begin where it was asked to.
-    pub gap: Option<Gap>,
-    /// In log order. An entry's `prev` may lie below the page's beginning.
-    pub entries: Vec<Arc<Entry>>,
-    /// Where to go on: the last entry's position; without entries, where the page began.
-    pub next: Position,
-    /// Whether `next` had reached the log's head when it was read.
-    pub is_last: bool,
-    /// The channel at that moment.
-    pub state: ChannelState,
-}
-
 /// A member of a channel (CONTRACT 5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -191,29 +151,4 @@ pub struct Listed {
     pub messages: u64,
     /// Bytes of their payloads.
     pub bytes: u64,
-}
-
-/// The bounds of a channel's log; the first one reached trims (CONTRACT 14).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogBounds {
-    /// Publications kept; 0 keeps none.
-    pub messages: usize,
-    /// Bytes kept, by [`Entry::weight`].
-    pub bytes: usize,
-    /// Age at which a publication is trimmed.
-    pub age: Duration,
-}
-
-impl Page {
-    /// Behind this, the page is complete: nothing lies between its last entry and here.
-    #[must_use]
-    pub fn tail(&self) -> Position {
-        if self.is_last { self.state.now() } else { self.next }
-    }
-
-    /// The cursor of [`Page::next`].
-    #[must_use]
-    pub fn next_cursor(&self, channel: &ChannelName) -> Cursor {
-        self.next.cursor(channel)
-    }
 }

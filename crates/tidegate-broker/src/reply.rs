@@ -15,16 +15,17 @@ pub enum Reply<T> {
 impl<T: Send + Unpin + 'static> Future for Reply<T> {
     type Output = T;
 
-    /// Panics if it is polled again after it was ready, as futures may.
+    /// Once an answer that was there has been taken, this is pending for ever.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         match &mut *self {
             Self::Later(future) => future.as_mut().poll(cx),
             Self::Now(_) => {
-                let spent = Self::Later(Box::pin(std::future::pending()));
-                match std::mem::replace(&mut *self, spent) {
-                    Self::Now(value) => Poll::Ready(value),
-                    Self::Later(_) => Poll::Pending,
-                }
+                // `pending()` has no size, so its box is no allocation.
+                let taken = Self::Later(Box::pin(std::future::pending()));
+                let Self::Now(value) = std::mem::replace(&mut *self, taken) else {
+                    return Poll::Pending;
+                };
+                Poll::Ready(value)
             }
         }
     }

@@ -5,10 +5,6 @@ use std::task::{Context, Poll, Waker};
 
 use tidegate_core::inbox::{Drained, InboxQueue, TailEvent};
 
-/// Which inbox, by its place in the list given to [`crate::Broker::tail`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SinkId(pub u16);
-
 /// A bounded queue into one worker.
 #[derive(Debug)]
 pub struct Inbox {

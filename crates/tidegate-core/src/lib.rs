@@ -9,6 +9,7 @@ pub mod envelope;
 pub mod hub;
 pub mod inbox;
 pub mod json;
+pub mod log;
 pub mod outbox;
 pub mod payload;
 pub mod state;
