@@ -17,6 +17,8 @@ mod problem;
 mod raw;
 mod read;
 mod sources;
+#[cfg(test)]
+mod tests;
 mod values;
 
 pub use pattern::{Pattern, PatternError};

@@ -205,7 +205,8 @@ pub(super) fn nearest_key(section: &str, key: &str) -> Option<String> {
 
 /// The variable that is most like `name`.
 pub(super) fn nearest_variable(name: &str) -> Option<String> {
-    let score = |it: &str| strsim::normalized_damerau_levenshtein(it, name);
+    let name = name.to_ascii_uppercase();
+    let score = |it: &str| strsim::normalized_damerau_levenshtein(it, &name);
     variables().map(|(name, _)| name).max_by(|a, b| score(a).total_cmp(&score(b)))
 }
 

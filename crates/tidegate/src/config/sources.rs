@@ -45,11 +45,25 @@ impl Sources {
     ///
     /// Everything that is wrong, as far as it can be found.
     pub fn load(&self) -> Result<Config, Problems> {
-        let mut problems = Vec::new();
-        let file = self.file().unwrap_or_else(|found| {
-            problems.extend(found);
-            Table::default()
-        });
+        let file = match &self.file {
+            None => Ok(Table::default()),
+            Some(path) => fs::read(path)
+                .map_err(|error| {
+                    let place = Place::File(path.clone());
+                    vec![Problem { place, key: None, message: format!("can't be read: {error}") }]
+                })
+                .and_then(|input| Table::parse(path, &input)),
+        };
+        self.resolve(file)
+    }
+
+    /// Lays the sources over each other, the file's being `file`.
+    pub(super) fn resolve(&self, file: Result<Table, Vec<Problem>>) -> Result<Config, Problems> {
+        let (file, mut problems) = match file {
+            Ok(table) => (table, Vec::new()),
+            // The other sources may have mistakes of their own.
+            Err(problems) => (Table::default(), problems),
+        };
         let mut overlay = self.overlay_of_variables(&mut problems);
         self.flags.lay_over(&mut overlay);
         let config = read::config(&file, &overlay, &self.flags, &mut problems);
@@ -58,15 +72,6 @@ impl Sources {
         }
         problems.sort_by(|a, b| a.place.cmp(&b.place));
         Err(Problems(problems))
-    }
-
-    fn file(&self) -> Result<Table, Vec<Problem>> {
-        let Some(path) = &self.file else { return Ok(Table::default()) };
-        let input = fs::read(path).map_err(|error| {
-            let place = Place::File(path.clone());
-            vec![Problem { place, key: None, message: format!("can't be read: {error}") }]
-        })?;
-        Table::parse(path, &input)
     }
 
     /// What the variables say, by key.

@@ -287,3 +287,118 @@ fn whole_allowed(range: &RangeInclusive<usize>) -> String {
         end => format!("allowed is a whole number from {} to {end}", range.start()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_duration(text: &str, millis: impl Into<Option<u64>>) {
+        assert_eq!(parse_duration(text), millis.into().map(Duration::from_millis), "{text:?}");
+    }
+
+    #[track_caller]
+    fn check_size(text: &str, bytes: impl Into<Option<usize>>) {
+        assert_eq!(parse_size(text), bytes.into(), "{text:?}");
+    }
+
+    #[track_caller]
+    fn check_origin(text: &str, expect: Option<&str>) {
+        assert_eq!(origin(&Value::Text(text.to_owned())).ok().as_deref(), expect, "{text:?}");
+    }
+
+    #[test]
+    fn a_duration_is_a_number_with_a_unit_or_of_seconds() {
+        check_duration("250ms", 250);
+        check_duration("25s", 25_000);
+        check_duration("10m", 600_000);
+        check_duration("2h", 7_200_000);
+        check_duration("30", 30_000);
+        check_duration("0", 0);
+        check_duration("1.5s", 1500);
+        check_duration("0.25", 250);
+        check_duration("8760h", 31_536_000_000);
+        for wrong in [
+            "",
+            "s",
+            ".",
+            "1.",
+            ".5",
+            "1.2.3",
+            "-1",
+            "+1",
+            " 1",
+            "1 s",
+            "1S",
+            "1d",
+            "1e3",
+            "ms",
+            "8760.1h",
+            "999999999999h",
+            "9999999999999",
+            "1.0123456789",
+            "inf",
+        ] {
+            check_duration(wrong, None);
+        }
+    }
+
+    #[test]
+    fn a_size_is_a_number_with_a_unit_or_of_bytes() {
+        check_size("0", 0);
+        check_size("4096", 4096);
+        check_size("7B", 7);
+        check_size("4KiB", 4096);
+        check_size("1MiB", 1 << 20);
+        check_size("1GiB", 1 << 30);
+        for wrong in ["", "KiB", "1K", "1KB", "1kib", "1 KiB", "1.5KiB", "-1", "1MiBs"] {
+            check_size(wrong, None);
+        }
+        check_size("99999999999999999999", None);
+        check_size("18446744073709551615KiB", None);
+    }
+
+    #[test]
+    fn a_size_is_shown_as_it_would_be_written() {
+        for size in ["0", "1B", "1023B", "1KiB", "1025B", "8KiB", "1MiB", "3GiB", "1024GiB"] {
+            assert_eq!(show_size(parse_size(size).unwrap()), size);
+        }
+    }
+
+    #[test]
+    fn an_origin_is_kept_as_browsers_write_it() {
+        check_origin("https://app.example", Some("https://app.example"));
+        check_origin("HTTPS://App.Example:443", Some("https://app.example"));
+        check_origin("http://app.example:80", Some("http://app.example"));
+        check_origin("http://app.example:443", Some("http://app.example:443"));
+        check_origin("http://localhost:05173", Some("http://localhost:5173"));
+        check_origin("http://[::1]:3000", Some("http://[::1]:3000"));
+        check_origin("https://[::1]", Some("https://[::1]"));
+        check_origin("capacitor://localhost", Some("capacitor://localhost"));
+        check_origin("*", Some("*"));
+        for wrong in [
+            "",
+            "null",
+            "app.example",
+            "https://",
+            "https://app.example/",
+            "https://a/b",
+            "https://u@a",
+            "https://a:",
+            "https://a:0",
+            "https://a:65536",
+            "https://a:+1",
+            "https://a:1:2",
+            "https://*.example",
+            "https://[::1",
+            "https://[x]",
+            "https://[::1]a",
+            "https://é",
+            "1a://b",
+            "://a",
+            "https://a b",
+        ] {
+            check_origin(wrong, None);
+        }
+    }
+}
