@@ -2,5 +2,6 @@
 
 pub mod cli;
 pub mod config;
+pub mod problem;
 pub mod server;
 pub mod trace;

@@ -1,0 +1,508 @@
+//! Errors as users see them: one table from a code to what each wire says (CONTRACT 7).
+//!
+//! A [`Problem`] is what went wrong with one request, command or stream; every wire renders the same
+//! one. `detail` says what, where and what to do, and never repeats a token.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use http::header::{ALLOW, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE};
+use http::{StatusCode, Version};
+use tidegate_broker::{PublishError, Unavailable};
+use tidegate_core::channel::ChannelNameError;
+use tidegate_core::cursor::CursorError;
+use tidegate_core::entry::{EventNameError, KeyError};
+use tidegate_core::envelope::json::{write_error, write_error_object, write_seconds, write_string};
+use tidegate_core::envelope::{CommandError, JsonStreamError};
+use tidegate_core::payload::PayloadError;
+use tidegate_wire::ndjson::LineTooLong;
+
+/// `Content-Type` of [`Problem::to_json`].
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// How long to wait before the next try, where nothing knows better.
+pub const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
+/// What kind of error it is; the word is the same on every wire, in logs and in metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The client's deadline passed.
+    DeadlineExceeded,
+    /// Publish to an ended channel.
+    Ended,
+    /// Our bug.
+    Internal,
+    /// Can't be parsed, or not like this.
+    InvalidArgument,
+    /// No such route or channel kind.
+    NotFound,
+    /// The token does not allow it; a foreign `Origin`.
+    PermissionDenied,
+    /// Over a rate limit.
+    RateLimited,
+    /// The outbox was full and the policy is `disconnect`.
+    SlowConsumer,
+    /// Over a size limit.
+    TooLarge,
+    /// No, bad or expired token.
+    Unauthenticated,
+    /// Draining, or the broker is away.
+    Unavailable,
+    /// Wrong `Sec-WebSocket-Version`.
+    UpgradeRequired,
+    /// A proxied upstream failed or timed out.
+    Upstream,
+}
+
+impl Code {
+    /// Every code, for tables.
+    pub const ALL: [Self; 13] = [
+        Self::DeadlineExceeded,
+        Self::Ended,
+        Self::Internal,
+        Self::InvalidArgument,
+        Self::NotFound,
+        Self::PermissionDenied,
+        Self::RateLimited,
+        Self::SlowConsumer,
+        Self::TooLarge,
+        Self::Unauthenticated,
+        Self::Unavailable,
+        Self::UpgradeRequired,
+        Self::Upstream,
+    ];
+
+    /// The contract's word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Ended => "ended",
+            Self::Internal => "internal",
+            Self::InvalidArgument => "invalid_argument",
+            Self::NotFound => "not_found",
+            Self::PermissionDenied => "permission_denied",
+            Self::RateLimited => "rate_limited",
+            Self::SlowConsumer => "slow_consumer",
+            Self::TooLarge => "too_large",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Unavailable => "unavailable",
+            Self::UpgradeRequired => "upgrade_required",
+            Self::Upstream => "upstream",
+        }
+    }
+
+    /// The status that HTTP answers with, where the problem knows none that fits better; `None` for
+    /// what only happens to a stream that was accepted.
+    #[must_use]
+    pub fn http_status(self) -> Option<StatusCode> {
+        match self {
+            Self::DeadlineExceeded => Some(StatusCode::GATEWAY_TIMEOUT),
+            Self::Ended => Some(StatusCode::CONFLICT),
+            Self::Internal => Some(StatusCode::INTERNAL_SERVER_ERROR),
+            Self::InvalidArgument => Some(StatusCode::BAD_REQUEST),
+            Self::NotFound => Some(StatusCode::NOT_FOUND),
+            Self::PermissionDenied => Some(StatusCode::FORBIDDEN),
+            Self::RateLimited => Some(StatusCode::TOO_MANY_REQUESTS),
+            Self::SlowConsumer => None,
+            Self::TooLarge => Some(StatusCode::PAYLOAD_TOO_LARGE),
+            Self::Unauthenticated => Some(StatusCode::UNAUTHORIZED),
+            Self::Unavailable => Some(StatusCode::SERVICE_UNAVAILABLE),
+            Self::UpgradeRequired => Some(StatusCode::UPGRADE_REQUIRED),
+            Self::Upstream => Some(StatusCode::BAD_GATEWAY),
+        }
+    }
+
+    /// The gRPC status number; `None` for what gRPC can't meet.
+    #[must_use]
+    pub fn grpc_status(self) -> Option<u8> {
+        match self {
+            Self::InvalidArgument => Some(3),
+            Self::DeadlineExceeded => Some(4),
+            Self::NotFound => Some(5),
+            Self::PermissionDenied => Some(7),
+            Self::RateLimited | Self::TooLarge => Some(8),
+            Self::Ended => Some(9),
+            Self::SlowConsumer => Some(10),
+            Self::Internal => Some(13),
+            Self::Unavailable | Self::Upstream => Some(14),
+            Self::Unauthenticated => Some(16),
+            Self::UpgradeRequired => None,
+        }
+    }
+
+    /// The WebSocket close code; `None` for what no open WebSocket can meet. Invalid arguments that
+    /// are broken frames (1002) or the wrong kind of message (1003) are closed by whoever sees
+    /// them; draining is [`Problem::websocket_close`]'s.
+    #[must_use]
+    pub fn websocket_close(self) -> Option<u16> {
+        match self {
+            Self::Ended => Some(1000),
+            Self::InvalidArgument => Some(1007),
+            Self::RateLimited => Some(1008),
+            Self::TooLarge => Some(1009),
+            Self::Internal => Some(1011),
+            Self::SlowConsumer | Self::Unavailable => Some(1013),
+            Self::Upstream => Some(1014),
+            Self::Unauthenticated => Some(3000),
+            Self::PermissionDenied => Some(3003),
+            Self::DeadlineExceeded | Self::NotFound | Self::UpgradeRequired => None,
+        }
+    }
+
+    /// Whether the same may go well later, as it is: an EventSource must then not be told by a
+    /// status, at which it gives up for ever (CONTRACT 4).
+    #[must_use]
+    pub fn is_temporary(self) -> bool {
+        match self {
+            Self::RateLimited | Self::Unavailable | Self::Upstream => true,
+            Self::DeadlineExceeded
+            | Self::Ended
+            | Self::Internal
+            | Self::InvalidArgument
+            | Self::NotFound
+            | Self::PermissionDenied
+            | Self::SlowConsumer
+            | Self::TooLarge
+            | Self::Unauthenticated
+            | Self::UpgradeRequired => false,
+        }
+    }
+
+    /// A few words for people, the same for every problem of this code (RFC 9457 `title`).
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::DeadlineExceeded => "The deadline passed",
+            Self::Ended => "The channel has ended",
+            Self::Internal => "Internal error",
+            Self::InvalidArgument => "Invalid argument",
+            Self::NotFound => "Not found",
+            Self::PermissionDenied => "Permission denied",
+            Self::RateLimited => "Rate limited",
+            Self::SlowConsumer => "Slow consumer",
+            Self::TooLarge => "Too large",
+            Self::Unauthenticated => "Not authenticated",
+            Self::Unavailable => "Unavailable",
+            Self::UpgradeRequired => "Upgrade required",
+            Self::Upstream => "Upstream failed",
+        }
+    }
+}
+
+/// What went wrong, and all that any wire needs to say so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What kind.
+    pub code: Code,
+    /// The status HTTP answers with.
+    pub status: StatusCode,
+    /// What, where, and what to do.
+    pub detail: String,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+    /// Whether a publication may have been accepted all the same.
+    pub outcome_unknown: bool,
+    /// Whether it is because this node goes down.
+    pub is_draining: bool,
+    /// Methods that the path has, for 405.
+    pub allow: Option<&'static str>,
+    /// Which publication of several, from 0.
+    pub index: Option<u64>,
+}
+
+impl Problem {
+    /// A problem with the status of its code.
+    #[must_use]
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            status: code.http_status().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            detail: detail.into(),
+            retry_after: None,
+            outcome_unknown: false,
+            is_draining: false,
+            allow: None,
+            index: None,
+        }
+    }
+
+    /// 400: can't be parsed, or not like this.
+    #[must_use]
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(Code::InvalidArgument, detail)
+    }
+
+    /// 401: no, bad or expired token.
+    #[must_use]
+    pub fn unauthenticated(detail: impl Into<String>) -> Self {
+        Self::new(Code::Unauthenticated, detail)
+    }
+
+    /// 403: the token does not allow it, or a foreign `Origin`.
+    #[must_use]
+    pub fn denied(detail: impl Into<String>) -> Self {
+        Self::new(Code::PermissionDenied, detail)
+    }
+
+    /// 404: no such route.
+    #[must_use]
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(Code::NotFound, detail)
+    }
+
+    /// 405: the path has other methods, `allow`: `"GET, HEAD, POST"`.
+    #[must_use]
+    pub fn method_not_allowed(method: &str, allow: &'static str) -> Self {
+        let detail = format!("{method} is not for this path; {allow} are");
+        let detail = if allow.contains(',') { detail } else { detail.replace(" are", " is") };
+        let problem = Self::invalid(detail).with_status(StatusCode::METHOD_NOT_ALLOWED);
+        Self { allow: Some(allow), ..problem }
+    }
+
+    /// 406: none of what is accepted is there.
+    #[must_use]
+    pub fn not_acceptable(detail: impl Into<String>) -> Self {
+        Self::invalid(detail).with_status(StatusCode::NOT_ACCEPTABLE)
+    }
+
+    /// 413: over a size limit.
+    #[must_use]
+    pub fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(Code::TooLarge, detail)
+    }
+
+    /// 414: the URL is over its limit, in bytes.
+    #[must_use]
+    pub fn url_too_long(bytes_max: usize) -> Self {
+        let detail = format!("the URL is longer than the {bytes_max} bytes that are allowed");
+        Self::too_large(detail).with_status(StatusCode::URI_TOO_LONG)
+    }
+
+    /// 426: a WebSocket is due here, of version 13.
+    #[must_use]
+    pub fn upgrade_required(detail: impl Into<String>) -> Self {
+        Self::new(Code::UpgradeRequired, detail)
+    }
+
+    /// 503: this node goes down; others may be there.
+    #[must_use]
+    pub fn draining() -> Self {
+        let detail = "this node is shutting down; connect again";
+        Self { is_draining: true, ..Self::unavailable(detail) }
+    }
+
+    /// 503: away for the moment.
+    #[must_use]
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        let problem = Self::new(Code::Unavailable, detail);
+        Self { retry_after: Some(RETRY_AFTER_DEFAULT), ..problem }
+    }
+
+    /// 500: our bug. What it is stands in the log, under the instance.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::new(
+            Code::Internal,
+            "this is a bug of the gateway; its log has more under the instance",
+        )
+    }
+
+    /// The same with another status.
+    #[must_use]
+    pub fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    /// The same with another time to wait.
+    #[must_use]
+    pub fn with_retry_after(self, retry_after: Duration) -> Self {
+        Self { retry_after: Some(retry_after), ..self }
+    }
+
+    /// The same for one publication of several.
+    #[must_use]
+    pub fn with_index(self, index: u64) -> Self {
+        Self { index: Some(index), ..self }
+    }
+
+    /// The same, its detail said of `subject`: a channel of several, a header, a query's name.
+    #[must_use]
+    pub fn of(self, subject: &str) -> Self {
+        Self { detail: format!("{subject}: {}", self.detail), ..self }
+    }
+
+    /// The body of HTTP's answer, `application/problem+json` (RFC 9457), without a line break.
+    /// `instance` is a random UUID's 128 bits; the log has it too.
+    #[must_use]
+    pub fn to_json(&self, instance: u128) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256 + self.detail.len());
+        out.push(b'{');
+        if let Some(index) = self.index {
+            out.extend_from_slice(format!("\"index\":{index},").as_bytes());
+        }
+        let code = self.code.as_str();
+        out.extend_from_slice(b"\"type\":\"urn:tidegate:error:");
+        out.extend_from_slice(code.as_bytes());
+        out.extend_from_slice(b"\",\"title\":");
+        write_string(self.code.title().as_bytes(), &mut out);
+        out.extend_from_slice(b",\"status\":");
+        out.extend_from_slice(self.status.as_str().as_bytes());
+        out.extend_from_slice(b",\"detail\":");
+        write_string(self.detail.as_bytes(), &mut out);
+        out.extend_from_slice(b",\"code\":");
+        write_string(code.as_bytes(), &mut out);
+        out.extend_from_slice(b",\"instance\":\"");
+        out.extend_from_slice(urn(instance).as_bytes());
+        out.push(b'"');
+        if let Some(retry_after) = self.retry_after {
+            out.extend_from_slice(b",\"retry_after\":");
+            write_seconds(retry_after, &mut out);
+        }
+        if self.outcome_unknown {
+            out.extend_from_slice(b",\"outcome\":\"unknown\"");
+        }
+        out.push(b'}');
+        out
+    }
+
+    /// Adds the headers that the status needs (CONTRACT 7); not the body's. HTTP/2 has no upgrade
+    /// to ask for.
+    pub fn write_headers(&self, version: Version, headers: &mut HeaderMap) {
+        let mut put = |name: HeaderName, value: &'static str| {
+            headers.insert(name, HeaderValue::from_static(value));
+        };
+        if self.status == StatusCode::UNAUTHORIZED {
+            put(WWW_AUTHENTICATE, "Bearer");
+        }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            put(SEC_WEBSOCKET_VERSION, "13");
+            if version <= Version::HTTP_11 {
+                put(UPGRADE, "websocket");
+                // RFC 9110 §7.8: who sends `Upgrade` says so in `Connection`.
+                put(http::header::CONNECTION, "Upgrade");
+            }
+        }
+        if let Some(allow) = self.allow {
+            put(ALLOW, allow);
+        }
+        if let Some(retry_after) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(retry_after)));
+        }
+    }
+
+    /// The WebSocket close code; 1012 while draining.
+    #[must_use]
+    pub fn websocket_close(&self) -> Option<u16> {
+        if self.is_draining { Some(1012) } else { self.code.websocket_close() }
+    }
+
+    /// The reason of a Close that stands for a refused handshake: `code` or `code SECONDS`.
+    #[must_use]
+    pub fn close_reason(&self) -> String {
+        let mut reason = self.code.as_str().to_owned();
+        if let Some(retry_after) = self.retry_after {
+            // Writing to a string can't fail.
+            let _ = write!(reason, " {}", whole_seconds(retry_after));
+        }
+        reason
+    }
+
+    /// Appends `{"error":{"code","message","retry_after"?}}`: an error in the midst of a stream.
+    pub fn write_line(&self, out: &mut Vec<u8>) {
+        write_error(self.code.as_str(), &self.detail, self.retry_after, out);
+    }
+
+    /// Appends `{"code","message","retry_after"?}`: the data of SSE's `tidegate-error`.
+    pub fn write_object(&self, out: &mut Vec<u8>) {
+        write_error_object(self.code.as_str(), &self.detail, self.retry_after, out);
+    }
+}
+
+/// Whole seconds, rounded up.
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
+}
+
+/// `urn:uuid:…`, a random UUID (RFC 9562, version 4) of the bits that it leaves free.
+#[must_use]
+pub fn urn(bits: u128) -> String {
+    let bits = bits & !(0xF << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let hex = format!("{bits:032x}");
+    let mut out = String::from("urn:uuid:");
+    for (at, digit) in hex.chars().enumerate() {
+        if matches!(at, 8 | 12 | 16 | 20) {
+            out.push('-');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+macro_rules! invalid_from {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Problem {
+            fn from(error: $error) -> Self {
+                Self::invalid(error.to_string())
+            }
+        })*
+    };
+}
+
+invalid_from!(ChannelNameError, CursorError, EventNameError, KeyError);
+
+impl From<PayloadError> for Problem {
+    fn from(error: PayloadError) -> Self {
+        let problem = Self::invalid(error.to_string());
+        match error {
+            PayloadError::Json(_) | PayloadError::Utf8 { .. } => problem,
+            PayloadError::Multipart => problem.with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        }
+    }
+}
+
+impl From<CommandError> for Problem {
+    fn from(error: CommandError) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
+impl From<JsonStreamError> for Problem {
+    fn from(error: JsonStreamError) -> Self {
+        match error {
+            JsonStreamError::Syntax(_) => Self::invalid(error.to_string()),
+            JsonStreamError::TooLarge(_) => Self::too_large(error.to_string()),
+        }
+    }
+}
+
+impl From<LineTooLong> for Problem {
+    fn from(error: LineTooLong) -> Self {
+        Self::too_large(error.to_string())
+    }
+}
+
+impl From<Unavailable> for Problem {
+    fn from(error: Unavailable) -> Self {
+        Self::unavailable(error.to_string())
+    }
+}
+
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        let detail = error.to_string();
+        match error {
+            PublishError::Ended => Self::new(Code::Ended, detail),
+            PublishError::KeyReused => {
+                Self::invalid(detail).with_status(StatusCode::UNPROCESSABLE_ENTITY)
+            }
+            PublishError::KeysFull { retry_after } => {
+                Self::new(Code::RateLimited, detail).with_retry_after(retry_after)
+            }
+            PublishError::Unavailable { perhaps_accepted } => {
+                Self { outcome_unknown: perhaps_accepted, ..Self::unavailable(detail) }
+            }
+        }
+    }
+}
