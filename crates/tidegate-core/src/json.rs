@@ -238,7 +238,10 @@ impl Scanner {
                 (State::Zero | State::Integer | State::Fraction, b'e' | b'E') => State::Exponent,
                 (State::Exponent, b'+' | b'-') => State::ExponentSign,
                 // `01` is no two numbers.
-                (State::Zero, b'0'..=b'9') => return Err(self.fault(byte, at)),
+                (State::Zero, b'0'..=b'9') => {
+                    let due = "the end of a number that begins with 0";
+                    return Err(Fault { fault: JsonFault::Byte { found: byte, due }, at });
+                }
                 (State::Zero | State::Integer | State::Fraction | State::ExponentDigits, _) => {
                     if self.depth == 0 {
                         return Ok(Some(at));
@@ -299,18 +302,24 @@ impl Scanner {
             State::FirstKey => "'\"' or '}'",
             State::Key => "'\"'",
             State::Colon => "':'",
-            State::Next if self.is_in_object() => "',' or '}'",
-            State::Next => "',' or ']'",
+            // A number in a container may end, and then this is due.
+            State::Next
+            | State::Zero
+            | State::Integer
+            | State::Fraction
+            | State::ExponentDigits => {
+                if self.is_in_object() {
+                    "',' or '}'"
+                } else {
+                    "',' or ']'"
+                }
+            }
             State::Text(_) => "a string's character (control characters are written as escapes)",
             State::Escape(_) => "one of \"\\/bfnrtu",
             State::Hex(..) => "a hexadecimal digit",
             State::Literal(_) => "the rest of true, false or null",
             State::Minus | State::Dot | State::ExponentSign => "a digit",
             State::Exponent => "a digit or a sign",
-            State::Zero => "the end of a number that begins with 0",
-            State::Integer | State::Fraction | State::ExponentDigits => {
-                "',' or the container's end"
-            }
         }
     }
 }
@@ -392,4 +401,188 @@ pub(crate) fn place(before: &[u8]) -> (usize, usize) {
 /// Characters that begin in `text`, where it is UTF-8.
 pub(crate) fn characters(text: &[u8]) -> usize {
     text.iter().filter(|byte| **byte & 0xC0 != 0x80).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Checks the verdict on `text`, and that it is the same when the text comes in two pieces, or
+    /// byte by byte.
+    #[track_caller]
+    fn check(text: &str, expect: Result<(), &str>) {
+        let verdict = super::check(text.as_bytes()).map_err(|error| error.to_string());
+        assert_eq!(verdict, expect.map_err(str::to_owned), "{text:?}");
+        let whole = scan([text.as_bytes()].into_iter());
+        for cut in 0..=text.len() {
+            let (front, back) = text.as_bytes().split_at(cut);
+            assert_eq!(scan([front, back].into_iter()), whole, "{text:?} cut at {cut}");
+        }
+        assert_eq!(scan(text.as_bytes().chunks(1)), whole, "{text:?} byte by byte");
+    }
+
+    /// Where the first value ends in all `pieces` together, or what is wrong and where.
+    fn scan<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Result<usize, (JsonFault, usize)> {
+        let mut scanner = Scanner::new(DEPTH_MAX);
+        let mut before = 0;
+        for piece in pieces {
+            match scanner.scan(piece) {
+                Ok(Some(end)) => return Ok(before + end),
+                Ok(None) => before += piece.len(),
+                Err(Fault { fault, at }) => return Err((fault, before + at)),
+            }
+        }
+        scanner.finish().map(|()| before).map_err(|fault| (fault, before))
+    }
+
+    #[test]
+    fn every_kind_of_value_is_taken() {
+        for text in [
+            "null",
+            "true",
+            "false",
+            "0",
+            "-0",
+            "10",
+            "-1.5",
+            "1e5",
+            "1E+5",
+            "0.10e-007",
+            "\"\"",
+            "\"a\\n\\\"\\u00fFz\"",
+            "\"\u{fc}\u{2028}\u{1F600}\u{7f}\"",
+            "[]",
+            "{}",
+            "[[],{}]",
+            "[1,2 , 3]",
+            "{\"a\":1,\"b\":[{}],\"a\":null}",
+            " \t\r\n{ \"a\" : [ 1 , true ] } \n",
+            "\"\\ud800\"",
+            "[0]",
+            "[-0.0]",
+            "{\"\":\"\"}",
+        ] {
+            check(text, Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        check("", Err("line 1, column 1: the text ends where a value is due"));
+        check("[1,\n 2", Err("line 2, column 3: the text ends where ',' or ']' is due"));
+        check("[1 2]", Err("line 1, column 4: found '2' where ',' or ']' is due"));
+        check("[1}", Err("line 1, column 3: found '}' where ',' or ']' is due"));
+        check("{\"a\":1]", Err("line 1, column 7: found ']' where ',' or '}' is due"));
+        check("[1,]", Err("line 1, column 4: found ']' where a value is due"));
+        check("{\"a\":1,}", Err("line 1, column 8: found '}' where '\"' is due"));
+        check("{a", Err("line 1, column 2: found 'a' where '\"' or '}' is due"));
+        check("{\"a\"}", Err("line 1, column 5: found '}' where ':' is due"));
+        check(
+            "nul",
+            Err("line 1, column 4: the text ends where the rest of true, false or null is due"),
+        );
+        check(
+            "nulL",
+            Err("line 1, column 4: found 'L' where the rest of true, false or null is due"),
+        );
+        check(
+            "01",
+            Err("line 1, column 2: found '1' where the end of a number that begins with 0 is due"),
+        );
+        check("-", Err("line 1, column 2: the text ends where a digit is due"));
+        check("-a", Err("line 1, column 2: found 'a' where a digit is due"));
+        check("1.", Err("line 1, column 3: the text ends where a digit is due"));
+        check("1.e", Err("line 1, column 3: found 'e' where a digit is due"));
+        check("1e", Err("line 1, column 3: the text ends where a digit or a sign is due"));
+        check("1e+", Err("line 1, column 4: the text ends where a digit is due"));
+        check("[1.5.]", Err("line 1, column 5: found '.' where ',' or ']' is due"));
+        check("+1", Err("line 1, column 1: found '+' where a value is due"));
+        check(".5", Err("line 1, column 1: found '.' where a value is due"));
+        check(
+            "\"\u{fc}\n\"",
+            Err(
+                "line 1, column 3: found byte 0x0a where a string's character (control characters are written as escapes) is due",
+            ),
+        );
+        check("\"\\x\"", Err("line 1, column 3: found 'x' where one of \"\\/bfnrtu is due"));
+        check("\"\\u00g0\"", Err("line 1, column 6: found 'g' where a hexadecimal digit is due"));
+        check(
+            "\"abc",
+            Err(
+                "line 1, column 5: the text ends where a string's character (control characters are written as escapes) is due",
+            ),
+        );
+        check("{} {}", Err("line 1, column 4: something follows the one value that is allowed"));
+        check("1 2", Err("line 1, column 3: something follows the one value that is allowed"));
+        check("\u{feff}{}", Err("line 1, column 1: found byte 0xef where a value is due"));
+        assert_eq!(
+            super::check(b"[\"\xc3\xbc\xff\"]").unwrap_err().to_string(),
+            "line 1, column 4: not UTF-8"
+        );
+    }
+
+    #[test]
+    fn depth_is_counted_to_the_level() {
+        let nested = |depth: usize, open: &str, close: &str| {
+            [open.repeat(depth), "0".to_owned(), close.repeat(depth)].concat()
+        };
+        check(&nested(128, "[", "]"), Ok(()));
+        check(&nested(64, "[{\"a\":", "}]"), Ok(()));
+        check(&nested(129, "[", "]"), Err("line 1, column 129: nested deeper than 128 levels"));
+        check(
+            &format!("[{}]", nested(64, "[{\"a\":", "}]")),
+            Err("line 1, column 381: nested deeper than 128 levels"),
+        );
+        // Siblings are no depth.
+        check(&format!("[{}0]", "[],{},".repeat(200)), Ok(()));
+    }
+
+    #[test]
+    fn a_plain_run_ends_where_it_must() {
+        for len in 0..40 {
+            let mut text = vec![b'a'; len];
+            assert_eq!(plain_len(&text), len);
+            for at in 0..len {
+                for byte in 0..=255 {
+                    text[at] = byte;
+                    let is_special = byte < 0x20 || byte == b'"' || byte == b'\\';
+                    assert_eq!(
+                        plain_len(&text),
+                        if is_special { at } else { len },
+                        "{byte} at {at}"
+                    );
+                }
+                text[at] = 0xFF;
+            }
+        }
+    }
+
+    /// Mutates good texts, and asks another parser.
+    #[test]
+    fn the_verdict_is_that_of_another_parser() {
+        const SEEDS: [&str; 4] = [
+            r#"{"a":[1,-2.5e+3,true,false,null,"x\u00e9\n\"\\"],"b":{},"c":[[],[{}]]}"#,
+            r#"[0,0.1,1E5,-0,"",{"k":"v","k2":[1,2,3]}]"#,
+            r#" "text" "#,
+            r#"[{"channel":"a","data":{"x":1}},{"y":null}]"#,
+        ];
+        const BYTES: &[u8] = b"{}[]\",:\\ \n0123456789-+.eEtrufalsn/bx\x01";
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut good = 0;
+        for round in 0..40_000 {
+            let mut text = SEEDS[round % SEEDS.len()].as_bytes().to_vec();
+            for _ in 0..random.usize(0..3) {
+                let at = random.usize(0..text.len());
+                match random.u8(0..3) {
+                    0 => text[at] = BYTES[random.usize(0..BYTES.len())],
+                    1 => text.insert(at, BYTES[random.usize(0..BYTES.len())]),
+                    _ => drop(text.remove(at)),
+                }
+            }
+            let expect = serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_ok();
+            good += usize::from(expect);
+            assert_eq!(check_grammar(&text).is_ok(), expect, "{}", text.escape_ascii());
+        }
+        assert!((1000..39_000).contains(&good), "both verdicts are met: {good}");
+    }
 }

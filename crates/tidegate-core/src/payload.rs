@@ -176,15 +176,181 @@ impl Media {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
     /// Announced as JSON, but it is none.
-    #[error("the payload is not JSON: {0}; correct it, or say ?as=text or ?as=binary")]
+    #[error("the payload is not JSON: {0}")]
     Json(JsonError),
     /// A form with files or alike: not one payload. HTTP 415.
     #[error("multipart bodies are not taken; send the payload alone as the body")]
     Multipart,
     /// Announced as text, but it is no UTF-8 from this byte on.
-    #[error("the payload is not UTF-8 at byte {at}; send UTF-8, or say ?as=binary")]
+    #[error("the payload is not UTF-8 after {at} bytes")]
     Utf8 {
         /// Bytes before it.
         at: usize,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use PayloadKind::{Binary, Json, Text};
+
+    /// Checks the kind that `bytes` get, and the content type that is kept.
+    #[track_caller]
+    fn check(
+        bytes: &[u8],
+        content_type: Option<&str>,
+        as_kind: Option<PayloadKind>,
+        expect: Result<(PayloadKind, Option<&str>), &str>,
+    ) {
+        let payload = Payload::classify(Bytes::copy_from_slice(bytes), content_type, as_kind);
+        match (payload, expect) {
+            (Ok(payload), Ok((kind, content_type))) => {
+                assert_eq!(payload.bytes, bytes, "kept byte for byte");
+                assert_eq!((payload.kind, payload.content_type.as_deref()), (kind, content_type));
+            }
+            (Err(error), Err(expect)) => assert_eq!(error.to_string(), expect),
+            (payload, expect) => panic!("{payload:?} is not {expect:?}"),
+        }
+    }
+
+    #[test]
+    fn without_a_type_the_bytes_decide() {
+        let form = "application/x-www-form-urlencoded";
+        let forms =
+            [None, Some(""), Some("text/plain"), Some(form), Some("TEXT/Plain ; charset=UTF-8")];
+        for content_type in forms {
+            check(b"{\"a\":1}", content_type, None, Ok((Json, None)));
+            check(b" \r\n\t[1, 2]\n", content_type, None, Ok((Json, None)));
+            check(b"a=1&b=2", content_type, None, Ok((Text, None)));
+            check(b"", content_type, None, Ok((Text, None)));
+            check("gr\u{fc}n".as_bytes(), content_type, None, Ok((Text, None)));
+            // JSON values that are neither object nor array are somebody's words.
+            for text in ["1", "true", "null", "\"a\""] {
+                check(text.as_bytes(), content_type, None, Ok((Text, None)));
+            }
+            // Not one, not whole, not JSON.
+            for text in ["{}{}", "{\"a\":1", "[1,]", "{a:1}", "[] x", "\u{feff}{}"] {
+                check(text.as_bytes(), content_type, None, Ok((Text, None)));
+            }
+        }
+        check(b"{\"\xff\":1}", None, None, Ok((Binary, None)));
+        check(b"\xff", Some(form), None, Ok((Binary, None)));
+        check(
+            b"\xff",
+            Some("text/plain;charset=latin1"),
+            None,
+            Ok((Binary, Some("text/plain;charset=latin1"))),
+        );
+    }
+
+    #[test]
+    fn json_is_checked() {
+        for content_type in [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "application/ld+json",
+            "image/x+JSON ;a=b",
+        ] {
+            check(b"1", Some(content_type), None, Ok((Json, None)));
+            check(b" {\"a\":[null]} ", Some(content_type), None, Ok((Json, None)));
+            check(
+                b"{\"a\":\n  tru}",
+                Some(content_type),
+                None,
+                Err(
+                    "the payload is not JSON: line 2, column 6: found '}' where the rest of true, false or null is due",
+                ),
+            );
+            check(
+                b"",
+                Some(content_type),
+                None,
+                Err(
+                    "the payload is not JSON: line 1, column 1: the text ends where a value is due",
+                ),
+            );
+        }
+        check(
+            b"[\"\xff\"]",
+            Some("application/json"),
+            None,
+            Err("the payload is not JSON: line 1, column 3: not UTF-8"),
+        );
+    }
+
+    #[test]
+    fn json_is_at_most_128_deep() {
+        let nested = |depth: usize| ["[".repeat(depth), "]".repeat(depth)].concat();
+        let json = Some("application/json");
+        check(nested(128).as_bytes(), json, None, Ok((Json, None)));
+        check(
+            nested(129).as_bytes(),
+            json,
+            None,
+            Err("the payload is not JSON: line 1, column 129: nested deeper than 128 levels"),
+        );
+        // Unasked, what is no JSON that we take is text.
+        check(nested(128).as_bytes(), None, None, Ok((Json, None)));
+        check(nested(129).as_bytes(), None, None, Ok((Text, None)));
+    }
+
+    #[test]
+    fn other_texts_are_text_even_if_they_look_like_json() {
+        check(b"{}", Some("text/html"), None, Ok((Text, None)));
+        check(b"a,b", Some("Text/CSV; header=present"), None, Ok((Text, None)));
+        check(b"ab\xff", Some("text/html"), None, Err("the payload is not UTF-8 after 2 bytes"));
+    }
+
+    #[test]
+    fn a_multipart_body_is_not_one_payload() {
+        let expect = "multipart bodies are not taken; send the payload alone as the body";
+        check(b"--x", Some("multipart/form-data; boundary=x"), None, Err(expect));
+        check(b"--x", Some("Multipart/Mixed"), None, Err(expect));
+    }
+
+    #[test]
+    fn anything_else_is_binary_and_keeps_its_type() {
+        for content_type in [
+            "image/png",
+            "application/octet-stream",
+            "application/jsonp",
+            "text",
+            "json",
+            "Image/PNG; a=b",
+            ";",
+        ] {
+            check(b"{}", Some(content_type), None, Ok((Binary, Some(content_type))));
+        }
+    }
+
+    #[test]
+    fn the_query_decides_over_the_type() {
+        check(b"{}", Some("image/png"), Some(Json), Ok((Json, None)));
+        check(b"{", Some("multipart/mixed"), Some(Text), Ok((Text, None)));
+        check(
+            b"{}",
+            Some("application/json"),
+            Some(Binary),
+            Ok((Binary, Some("application/json"))),
+        );
+        check(b"{}", Some("application/x-www-form-urlencoded"), Some(Binary), Ok((Binary, None)));
+        check(b"{}", None, Some(Text), Ok((Text, None)));
+        check(
+            b"hm",
+            None,
+            Some(Json),
+            Err("the payload is not JSON: line 1, column 1: found 'h' where a value is due"),
+        );
+        check(b"\xff", None, Some(Text), Err("the payload is not UTF-8 after 0 bytes"));
+        let names = ["binary", "json", "text", "JSON", ""].map(PayloadKind::parse);
+        assert_eq!(names, [Some(Binary), Some(Json), Some(Text), None, None]);
+    }
+
+    #[test]
+    fn websocket_messages_are_taken_as_without_a_type() {
+        for (text, kind) in [("{\"a\":1}", Json), ("{", Text), ("1", Text), ("", Text)] {
+            assert_eq!(Payload::from_websocket_text(text.into()).kind, kind, "{text:?}");
+        }
+        assert_eq!(Payload::from_websocket_binary("{}".into()).kind, Binary);
+    }
 }

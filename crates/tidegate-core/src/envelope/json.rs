@@ -343,3 +343,228 @@ fn write_list<T>(
         write(item, out);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::cursor::Epoch;
+    use crate::entry::{EventName, Timestamp};
+    use crate::envelope::PublishCommand;
+    use crate::state::GapReason;
+
+    /// The vectors that every client runs too.
+    fn vectors(list: &str) -> Vec<Value> {
+        let all: Value =
+            serde_json::from_str(include_str!("../../../../spec/vectors/json-form.json")).unwrap();
+        let list = all[list].as_array().unwrap();
+        assert!(!list.is_empty());
+        list.clone()
+    }
+
+    /// Checks that `write` writes `form`, and leaves alone what was there.
+    #[track_caller]
+    fn check(form: &Value, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut out = b"before".to_vec();
+        write(&mut out);
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(out.strip_prefix("before"), form.as_str());
+        assert!(!out.contains(['\r', '\n']), "one line");
+        serde_json::from_str::<Value>(form.as_str().unwrap()).unwrap();
+    }
+
+    fn number(vector: &Value) -> u64 {
+        vector.as_str().unwrap().parse().unwrap()
+    }
+
+    fn position(vector: &Value) -> Position {
+        Position { epoch: Epoch::new(number(&vector["epoch"])), offset: number(&vector["offset"]) }
+    }
+
+    fn channel(vector: &Value) -> ChannelName {
+        ChannelName::parse(vector["channel"].as_str().unwrap()).unwrap()
+    }
+
+    fn cursors(vector: &Value) -> Vec<Cursor> {
+        let cursors = vector["cursors"].as_array().unwrap().iter();
+        cursors.map(|it| position(it).cursor(&channel(it))).collect()
+    }
+
+    fn payload(vector: &Value) -> Payload {
+        let bytes = match vector["payload_base64"].as_str() {
+            Some(base64) => STANDARD.decode(base64).unwrap(),
+            None => vector["payload"].as_str().unwrap().into(),
+        };
+        Payload {
+            kind: PayloadKind::parse(vector["kind"].as_str().unwrap()).unwrap(),
+            bytes: bytes.into(),
+            content_type: vector["type"].as_str().map(Into::into),
+        }
+    }
+
+    fn entry(vector: &Value) -> Entry {
+        let publication = Publication {
+            payload: payload(vector),
+            event: vector["event"].as_str().map(|it| EventName::parse(it).unwrap()),
+            user: vector["user"].as_str().map(Into::into),
+            origin: None,
+        };
+        Entry {
+            channel: channel(vector),
+            position: position(vector),
+            prev: 0,
+            time: Timestamp(vector["time"].as_u64().unwrap()),
+            body: Body::Publication(publication),
+        }
+    }
+
+    fn gap(vector: &Value) -> (ChannelName, Gap) {
+        let reason = GapReason::ALL.into_iter().find(|it| it.as_str() == vector["reason"]).unwrap();
+        let (requested, resumed) = (position(&vector["requested"]), position(&vector["resumed"]));
+        (channel(vector), Gap { requested, resumed, reason })
+    }
+
+    #[test]
+    fn publications_have_their_golden_form() {
+        for vector in vectors("publications") {
+            check(&vector["form"], |out| write_entry(&entry(&vector), out));
+        }
+    }
+
+    #[test]
+    fn gaps_have_their_golden_form() {
+        let vectors = vectors("gaps");
+        assert_eq!(vectors.len(), GapReason::ALL.len());
+        for vector in vectors {
+            let (channel, gap) = gap(&vector);
+            check(&vector["form"], |out| write_gap(&channel, &gap, out));
+        }
+    }
+
+    #[test]
+    fn ends_have_their_golden_form() {
+        for vector in vectors("ends") {
+            check(&vector["form"], |out| write_end(&channel(&vector), position(&vector), out));
+            let (channel, position) = (channel(&vector), position(&vector));
+            let entry = Entry { channel, position, prev: 0, time: Timestamp(0), body: Body::End };
+            check(&vector["form"], |out| write_entry(&entry, out));
+        }
+    }
+
+    #[test]
+    fn errors_have_their_golden_form() {
+        for vector in vectors("errors") {
+            let (code, message) = (vector["code"].as_str(), vector["message"].as_str());
+            let retry_after = vector["retry_after_ms"].as_u64().map(Duration::from_millis);
+            check(&vector["form"], |out| {
+                write_error(code.unwrap(), message.unwrap(), retry_after, out);
+            });
+        }
+    }
+
+    #[test]
+    fn a_joined_cursor_follows_shared_bytes() {
+        for vector in vectors("resume") {
+            let (shared, cursors) = (vector["form"].as_str().unwrap(), cursors(&vector));
+            check(&vector["resumed"], |out| {
+                out.extend_from_slice(shared.strip_suffix('}').unwrap().as_bytes());
+                let before = out.len();
+                write_resume(&cursors, out);
+                assert_eq!(out.len() - before, resume_len(cursors.len()));
+            });
+        }
+    }
+
+    #[test]
+    fn publishers_have_their_golden_answer() {
+        for vector in vectors("published") {
+            let (channel, position) = (channel(&vector), position(&vector));
+            let is_duplicate = vector["duplicate"].as_bool().unwrap();
+            check(&vector["form"], |out| {
+                write_published(vector["index"].as_u64(), &channel, position, is_duplicate, out);
+            });
+        }
+        check(&r#"{"published":1,"duplicates":20,"failed":0}"#.into(), |out| {
+            write_tally(1, 20, 0, out);
+        });
+    }
+
+    #[test]
+    fn polls_have_their_golden_form() {
+        let (publications, gaps) = (vectors("publications"), vectors("gaps"));
+        for vector in vectors("polls") {
+            let places = |list: &str| {
+                let list = vector[list].as_array().unwrap().clone();
+                list.into_iter().map(|it| usize::try_from(it.as_u64().unwrap()).unwrap())
+            };
+            let mut messages: Vec<_> =
+                places("publications").map(|at| Arc::new(entry(&publications[at]))).collect();
+            // An end among them is said elsewhere.
+            messages.push(Arc::new(Entry { body: Body::End, ..entry(&publications[0]) }));
+            let gaps: Vec<_> = places("gaps").map(|at| gap(&gaps[at])).collect();
+            let ended = vector["ended"].as_array().unwrap().iter();
+            let ended: Vec<_> =
+                ended.map(|it| ChannelName::parse(it.as_str().unwrap()).unwrap()).collect();
+            let cursor = cursors(&vector);
+            let poll = Poll { messages: &messages, cursor: &cursor, gaps: &gaps, ended: &ended };
+            check(&vector["form"], |out| write_poll(&poll, out));
+        }
+    }
+
+    #[test]
+    fn commands_are_read_as_every_client_writes_them() {
+        let me = Arc::from("me");
+        for vector in vectors("commands") {
+            let text = vector["text"].as_str().unwrap();
+            let command = PublishCommand::parse(text.as_bytes(), &me).unwrap();
+            assert_eq!(command.channel, channel(&vector));
+            assert_eq!(command.payload, vector["kind"].is_string().then(|| payload(&vector)));
+            assert_eq!(command.event.as_deref(), vector["event"].as_str());
+            assert_eq!(command.key.map(|it| it.key).as_deref(), vector["key"].as_str());
+            assert_eq!(command.ends, vector["end"].as_bool().unwrap());
+        }
+        for text in vectors("bad_commands") {
+            let text = text.as_str().unwrap();
+            assert!(PublishCommand::parse(text.as_bytes(), &me).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn strings_are_those_of_another_writer() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..2000 {
+            let text: String = (0..random.usize(0..60))
+                .map(|_| match random.u8(0..4) {
+                    0 => char::from(random.u8(0..128)),
+                    1 => ['"', '\\', '\u{fc}', '\u{2028}', '\u{1F600}'][random.usize(0..5)],
+                    _ => random.alphabetic(),
+                })
+                .collect();
+            let mut out = Vec::new();
+            write_string(text.as_bytes(), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), serde_json::to_string(&text).unwrap());
+        }
+    }
+
+    #[test]
+    fn without_an_envelope_binary_is_base64_and_says_so() {
+        let publication = |kind, event: Option<&str>| Publication {
+            payload: Payload { kind, bytes: "a\nb".into(), content_type: None },
+            event: event.map(|it| EventName::parse(it).unwrap()),
+            user: None,
+            origin: None,
+        };
+        let mut scratch = b"old".to_vec();
+        for (kind, text, event) in [
+            (PayloadKind::Json, &b"a\nb"[..], None),
+            (PayloadKind::Text, b"a\nb", None),
+            (PayloadKind::Binary, b"YQpi", Some("binary")),
+        ] {
+            let bare = publication(kind, None);
+            assert_eq!(bare_text(&bare.payload, &mut scratch), text);
+            assert_eq!(bare_event(&bare), event);
+            assert_eq!(bare_event(&publication(kind, Some("tick"))), Some("tick"));
+        }
+    }
+}

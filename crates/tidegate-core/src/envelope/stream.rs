@@ -35,6 +35,13 @@ enum State {
     Broken,
 }
 
+/// Which part of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Last,
+    More,
+}
+
 impl JsonStream {
     /// A stream of values of at most `entry_bytes_max` bytes each.
     #[must_use]
@@ -65,30 +72,34 @@ impl JsonStream {
             input.clear();
             return None;
         }
-        if self.scanner.is_fresh() {
-            let spaces = input.iter().take_while(|byte| json::is_space(**byte)).count();
-            self.pass(input, spaces);
-            input.advance(spaces);
-        }
-        if input.is_empty() {
-            return None;
-        }
-        match self.scanner.scan(input) {
-            Ok(Some(end)) => {
-                self.pass(input, end);
-                self.scanner = Self::scanner();
-                self.keep(input.split_to(end), true)
+        while !input.is_empty() {
+            if self.scanner.is_fresh() {
+                let spaces = input.iter().take_while(|byte| json::is_space(**byte)).count();
+                self.pass(input, spaces);
+                input.advance(spaces);
             }
-            Ok(None) => {
-                self.pass(input, input.len());
-                self.keep(std::mem::take(input), false)
-            }
-            Err(Fault { fault, at }) => {
-                self.pass(input, at);
-                input.clear();
-                Some(Err(self.broken(fault)))
+            let item = match self.scanner.scan(input) {
+                Ok(Some(end)) => {
+                    self.pass(input, end);
+                    self.scanner = Self::scanner();
+                    self.keep(input.split_to(end), Part::Last)
+                }
+                Ok(None) if input.is_empty() => None,
+                Ok(None) => {
+                    self.pass(input, input.len());
+                    self.keep(std::mem::take(input), Part::More)
+                }
+                Err(Fault { fault, at }) => {
+                    self.pass(input, at);
+                    input.clear();
+                    Some(Err(self.broken(fault)))
+                }
+            };
+            if item.is_some() {
+                return item;
             }
         }
+        None
     }
 
     /// Says that the stream is over: a number may end with it, anything else was cut.
@@ -104,36 +115,37 @@ impl JsonStream {
             return Err(self.broken(fault));
         }
         self.scanner = Self::scanner();
-        self.keep(Bytes::new(), true).transpose()
+        self.keep(Bytes::new(), Part::Last).transpose()
     }
 
     /// Adds `part` to the current value, and yields that if it is complete.
-    fn keep(&mut self, part: Bytes, is_last: bool) -> Option<Result<Bytes, JsonStreamError>> {
-        self.value_bytes += part.len();
-        let too_large = self.state == State::Reading && self.value_bytes > self.entry_bytes_max;
-        if too_large {
+    fn keep(&mut self, part: Bytes, place: Part) -> Option<Result<Bytes, JsonStreamError>> {
+        self.value_bytes = self.value_bytes.saturating_add(part.len());
+        let is_news = self.state == State::Reading && self.value_bytes > self.entry_bytes_max;
+        if is_news {
             self.state = State::Skipping;
             self.partial = BytesMut::new();
         }
-        if !is_last {
-            if self.state == State::Reading {
-                self.partial.extend_from_slice(&part);
+        let too_large = is_news.then_some(Err(JsonStreamError::TooLarge(self.entry_bytes_max)));
+        match place {
+            Part::More => {
+                if self.state == State::Reading {
+                    self.partial.extend_from_slice(&part);
+                }
+                too_large
             }
-            return too_large.then_some(Err(JsonStreamError::TooLarge(self.entry_bytes_max)));
+            Part::Last => {
+                self.value_bytes = 0;
+                if std::mem::replace(&mut self.state, State::Reading) == State::Skipping {
+                    return too_large;
+                }
+                if self.partial.is_empty() {
+                    return Some(Ok(part));
+                }
+                self.partial.extend_from_slice(&part);
+                Some(Ok(std::mem::take(&mut self.partial).freeze()))
+            }
         }
-        self.value_bytes = 0;
-        let was_skipped = std::mem::replace(&mut self.state, State::Reading) == State::Skipping;
-        if too_large {
-            return Some(Err(JsonStreamError::TooLarge(self.entry_bytes_max)));
-        }
-        if was_skipped {
-            return None;
-        }
-        if self.partial.is_empty() {
-            return Some(Ok(part));
-        }
-        self.partial.extend_from_slice(&part);
-        Some(Ok(std::mem::take(&mut self.partial).freeze()))
     }
 
     /// Counts the first `len` bytes of `input` as read.
@@ -161,4 +173,114 @@ pub enum JsonStreamError {
     /// One value of more than so many bytes.
     #[error("the publication is larger than the {0} bytes that are allowed")]
     TooLarge(usize),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All that comes out of `pieces`: values, and errors in angle brackets.
+    fn split<'a>(bytes_max: usize, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+        let show = |item: Result<Bytes, JsonStreamError>| match item {
+            Ok(value) => String::from_utf8(value.to_vec()).unwrap(),
+            Err(error) => format!("<{error}>"),
+        };
+        let mut stream = JsonStream::new(bytes_max);
+        let mut items = Vec::new();
+        for piece in pieces {
+            let mut piece = Bytes::copy_from_slice(piece);
+            while let Some(item) = stream.next(&mut piece) {
+                items.push(show(item));
+            }
+            assert!(piece.is_empty(), "None means that the piece is used up");
+            assert!(stream.partial.len() <= bytes_max, "memory is bounded");
+        }
+        items.extend(stream.finish().transpose().map(show));
+        items
+    }
+
+    /// Checks what comes out of `text`, whole and with every cut.
+    #[track_caller]
+    fn check(text: &str, expect: &[&str]) {
+        for cut in 0..=text.len() {
+            let (front, back) = text.as_bytes().split_at(cut);
+            assert_eq!(split(20, [front, back].into_iter()), expect, "cut at {cut}");
+        }
+        assert_eq!(split(20, text.as_bytes().chunks(1)), expect, "byte by byte");
+    }
+
+    #[test]
+    fn values_follow_one_another_with_or_without_space() {
+        check("", &[]);
+        check(" \n\r\n\t", &[]);
+        check("{\"a\":1}\n{\"b\":[2]}\n", &["{\"a\":1}", "{\"b\":[2]}"]);
+        check("{}{}[]\"x\"{\n}", &["{}", "{}", "[]", "\"x\"", "{\n}"]);
+        check("  {\"\u{fc}\":\"}{\"}  ", &["{\"\u{fc}\":\"}{\"}"]);
+        check("1 23\ntrue null", &["1", "23", "true", "null"]);
+        check("{} 42", &["{}", "42"]);
+    }
+
+    #[test]
+    fn a_syntax_error_is_the_last_answer() {
+        let found = |place: &str, found: &str, due: &str| {
+            format!(
+                "<the body is not JSON: {place}: found '{found}' where {due} is due; what came before it was taken>"
+            )
+        };
+        check("{}\n{\"a\" 1}\n{}", &["{}", &found("line 2, column 6", "1", "':'")]);
+        check("{},{}", &["{}", &found("line 1, column 3", ",", "a value")]);
+        check(
+            "{}\n\n  \"\u{fc}\" ]",
+            &["{}", "\"\u{fc}\"", &found("line 3, column 7", "]", "a value")],
+        );
+        check(
+            "{\"a\":\n1",
+            &[
+                "<the body is not JSON: line 2, column 2: the text ends where ',' or '}' is due; what came before it was taken>",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_value_that_is_too_large_is_left_out_alone() {
+        let large = "<the publication is larger than the 20 bytes that are allowed>";
+        let fits = format!("[\"{}\"]", "x".repeat(16));
+        let over = format!("[\"{}\"]", "x".repeat(17));
+        let far_over = format!("[\"{}\"]", "x".repeat(100));
+        check(&fits, &[&fits]);
+        check(
+            &format!("{over}{fits}{far_over} {{}}{far_over}"),
+            &[large, &fits, large, "{}", large],
+        );
+        check(
+            &format!("{far_over}]"),
+            &[
+                large,
+                "<the body is not JSON: line 1, column 105: found ']' where a value is due; what came before it was taken>",
+            ],
+        );
+        check(&"1".repeat(30), &[large]);
+    }
+
+    #[test]
+    fn a_payload_may_be_128_deep_inside_its_command() {
+        let command =
+            |depth: usize| format!("{{\"data\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        let split = |text: &str| split(1000, [text.as_bytes()].into_iter());
+        assert_eq!(split(&command(128)), [command(128)]);
+        assert_eq!(
+            split(&command(129)),
+            [
+                "<the body is not JSON: line 1, column 137: nested deeper than 129 levels; what came before it was taken>"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_value_in_one_piece_is_not_copied() {
+        let mut piece = Bytes::from_static(b"{} {}");
+        let front = piece.as_ptr();
+        let value = JsonStream::new(20).next(&mut piece).unwrap().unwrap();
+        assert_eq!(value.as_ptr(), front);
+    }
 }
