@@ -125,3 +125,84 @@ impl LineSplitter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a line is longer than the {0} bytes that are allowed")]
 pub struct LineTooLong(pub usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All lines of `pieces`, each ended by `|`; `!` for one that is too long, last the rest.
+    fn split<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> String {
+        let mut splitter = LineSplitter::new(8);
+        let mut lines = String::new();
+        let mut show = |item: Result<Bytes, LineTooLong>| match item {
+            Ok(line) => lines.push_str(&format!("{}|", line.escape_ascii())),
+            Err(LineTooLong(max)) => {
+                assert_eq!(max, 8);
+                lines.push('!');
+            }
+        };
+        for piece in pieces {
+            let mut piece = Bytes::copy_from_slice(piece);
+            while let Some(item) = splitter.next(&mut piece) {
+                show(item);
+            }
+            assert!(piece.is_empty(), "None means that the piece is used up");
+            assert!(splitter.partial.len() <= 9, "memory is bounded");
+        }
+        if let Some(last) = splitter.finish().transpose() {
+            show(last);
+        }
+        lines
+    }
+
+    #[track_caller]
+    fn check(text: &str, expect: &str) {
+        for cut in 0..=text.len() {
+            let (front, back) = text.as_bytes().split_at(cut);
+            assert_eq!(split([front, back].into_iter()), expect, "cut at {cut}");
+        }
+        assert_eq!(split(text.as_bytes().chunks(1)), expect, "byte by byte");
+    }
+
+    #[test]
+    fn lines_end_at_lf_and_may_be_empty() {
+        check("", "");
+        check("a\nb\n", "a|b|");
+        check("a\n\n\nb", "a|||b|");
+        check("a\r\n\r\nb\r\n", "a||b|");
+        check("a\rb\r\r\n", "a\\rb\\r|");
+        check("{\"a\":1}\n\n{}", "{\\\"a\\\":1}||{}|");
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_left_out_alone() {
+        check("12345678\n12345678\r\n1234567\r", "12345678|12345678|1234567|");
+        check("123456789\na\n", "!a|");
+        check("a\n1234567890123\nb\n123456789", "a|!b|!");
+        check("123456789\r\n\n", "!|");
+        check("123456789012345678", "!");
+    }
+
+    #[test]
+    fn a_line_in_one_piece_is_not_copied() {
+        let mut piece = Bytes::from_static(b"a\nb\n");
+        let front = piece.as_ptr();
+        let line = LineSplitter::new(8).next(&mut piece).unwrap().unwrap();
+        assert_eq!(line.as_ptr(), front);
+    }
+
+    #[test]
+    fn chunks_say_their_length_in_hexadecimal() {
+        for len in [1_usize, 9, 10, 15, 16, 255, 256, 4095, 4096, 0xABCDE, 1 << 20] {
+            let mut head = b"x".to_vec();
+            write_chunk_head(&mut head, len);
+            assert_eq!(head, format!("x{len:x}\r\n").as_bytes());
+        }
+        let mut out = Vec::new();
+        write_chunk(&mut out, b"0123456789\n");
+        write_chunk(&mut out, b"");
+        write_chunk(&mut out, b"\n");
+        out.extend_from_slice(LAST_CHUNK);
+        assert_eq!(out, b"b\r\n0123456789\n\r\n1\r\n\n\r\n0\r\n\r\n");
+    }
+}

@@ -251,3 +251,185 @@ impl Parser {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an event is larger than the {0} bytes that are allowed")]
 pub struct TooLarge(pub usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that `pieces` say: events as `type/data/id`, retries as numbers.
+    fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, String) {
+        let mut parser = Parser::new(1000);
+        let mut items = Vec::new();
+        for mut piece in pieces {
+            while let Some(item) = parser.next(&mut piece).unwrap() {
+                items.push(match item {
+                    Item::Event(Event { event, data, id }) => format!("{event}/{data}/{id}"),
+                    Item::Retry(millis) => millis.to_string(),
+                });
+            }
+            assert!(piece.is_empty(), "None means that the piece is used up");
+        }
+        (items, parser.last_event_id().to_owned())
+    }
+
+    /// Checks what `stream` says, whole and with every cut, and where a reconnect would go on.
+    #[track_caller]
+    fn check(stream: impl AsRef<[u8]>, expect: &[&str], last_event_id: &str) {
+        let stream = stream.as_ref();
+        let expect = (expect.iter().map(|it| (*it).to_owned()).collect(), last_event_id.to_owned());
+        for cut in 0..=stream.len() {
+            let (front, back) = stream.split_at(cut);
+            assert_eq!(read([front, back].into_iter()), expect, "cut at {cut}");
+        }
+        assert_eq!(read(stream.chunks(1)), expect, "byte by byte");
+    }
+
+    /// Checks the bytes of an event, and that the parser reads `data` back.
+    #[track_caller]
+    fn check_written(data: &str, expect: &str) {
+        let mut out = b"before".to_vec();
+        write_event(&mut out, Some(b"C1"), Some("tick"), data.as_bytes());
+        let expect = format!("id: C1\nevent: tick\n{expect}\n");
+        assert_eq!(String::from_utf8(out).unwrap(), format!("before{expect}"));
+        let lines = data.replace("\r\n", "\n").replace('\r', "\n");
+        check(expect, &[&format!("tick/{lines}/C1")], "C1");
+    }
+
+    #[test]
+    fn every_line_of_data_gets_its_own() {
+        check_written("hello", "data: hello\n");
+        check_written("", "data: \n");
+        check_written(" two  spaces ", "data:  two  spaces \n");
+        check_written("a\nb\rc\r\nd", "data: a\ndata: b\ndata: c\ndata: d\n");
+        check_written("a\n", "data: a\ndata: \n");
+        check_written("\n\r", "data: \ndata: \ndata: \n");
+        check_written("\r\r\n\n", "data: \ndata: \ndata: \ndata: \n");
+        check_written("id: x\n\nevent: y", "data: id: x\ndata: \ndata: event: y\n");
+        check_written("gr\u{fc}n \u{feff}\0", "data: gr\u{fc}n \u{feff}\0\n");
+    }
+
+    #[test]
+    fn the_other_pieces_are_written_as_the_standard_has_them() {
+        let mut out = Vec::new();
+        write_retry(&mut out, 2015);
+        write_id(&mut out, b"C0");
+        write_comment(&mut out, "idle");
+        write_event(&mut out, None, None, b"x");
+        write_retry(&mut out, 0);
+        write_retry(&mut out, u32::MAX);
+        let expect =
+            "retry: 2015\n\nid: C0\n\n: idle\n\ndata: x\n\nretry: 0\n\nretry: 4294967295\n\n";
+        assert_eq!(out, expect.as_bytes());
+        check(out, &["2015", "message/x/C0", "0", "4294967295"], "C0");
+    }
+
+    /// The examples of the standard's section on parsing.
+    #[test]
+    fn the_standards_examples_are_read_as_it_says() {
+        check("data: YHOO\ndata: +2\ndata: 10\n\n", &["message/YHOO\n+2\n10/"], "");
+        check(
+            ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n",
+            &["message/first event/1", "message/second event/"],
+            "",
+        );
+        check("data\n\ndata\ndata\n\ndata:", &["message//", "message/\n/"], "");
+        check("data:test\n\ndata: test\n\n", &["message/test/", "message/test/"], "");
+    }
+
+    #[test]
+    fn lines_end_at_lf_cr_and_crlf() {
+        check(
+            "data:a\r\rdata:b\r\n\r\ndata:c\n\n",
+            &["message/a/", "message/b/", "message/c/"],
+            "",
+        );
+        check("data:a\r\ndata:b\r\r\n", &["message/a\nb/"], "");
+        check("data:a\n\r\ndata:b\r\n\n", &["message/a/", "message/b/"], "");
+    }
+
+    #[test]
+    fn an_event_does_not_wait_for_the_byte_behind_its_cr() {
+        let (items, _) = read([&b"data:a\r\n\r"[..]].into_iter());
+        assert_eq!(items, ["message/a/"]);
+    }
+
+    #[test]
+    fn one_byte_order_mark_is_skipped_at_the_front_alone() {
+        check(b"\xEF\xBB\xBFdata:a\n\n", &["message/a/"], "");
+        check(b"\xEF\xBB\xBF\xEF\xBB\xBFdata:a\n\ndata:b\n\n", &["message/b/"], "");
+        check(b"\xEF\xBBdata:a\n\ndata:b\n\n", &["message/b/"], "");
+        check(b"\xEF\ndata:b\n\n", &["message/b/"], "");
+        check(b"data:a\n\n\xEF\xBB\xBFdata:b\n\n", &["message/a/"], "");
+    }
+
+    #[test]
+    fn an_id_stays_until_there_is_another() {
+        check(
+            "id:1\ndata:a\n\ndata:b\n\nid:2\n\ndata:c\n\n",
+            &["message/a/1", "message/b/1", "message/c/2"],
+            "2",
+        );
+        check("id:1\ndata:a\n\nid:\ndata:b\n\n", &["message/a/1", "message/b/"], "");
+        // One with NUL does not count; one that no empty line follows is not yet good.
+        check("id:1\nid:2\03\ndata:a\n\nid:4\ndata:b\n", &["message/a/1"], "1");
+    }
+
+    #[test]
+    fn an_event_without_data_is_not_dispatched() {
+        check("event:x\nid:1\n\ndata:a\n\n", &["message/a/1"], "1");
+        check("event:x\nevent:\ndata:a\n\n", &["message/a/"], "");
+        check("event:x\nevent:y\ndata:a\n\ndata:b\n\n", &["y/a/", "message/b/"], "");
+    }
+
+    #[test]
+    fn retry_is_digits_alone() {
+        check(
+            "retry:10\nretry: 007\nretry:+1\nretry:1s\nretry:\nretry\nretry:  5\nretry:\u{661}\n",
+            &["10", "7"],
+            "",
+        );
+        check("retry:99999999999999999999999\n", &["18446744073709551615"], "");
+    }
+
+    #[test]
+    fn unknown_fields_and_comments_are_skipped() {
+        check(":data:x\nDATA:x\n data:x\ndat:x\ndataa:x\n:\n\ndata:a:b\n\n", &["message/a:b/"], "");
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf8_are_replaced() {
+        check(
+            b"data:a\xFFb\xE2\x82\n\nevent:\xC3\xBC\ndata:\xF0\x9F\x98\x80\n\n",
+            &["message/a\u{fffd}b\u{fffd}/", "\u{fc}/\u{1F600}/"],
+            "",
+        );
+    }
+
+    #[test]
+    fn a_peer_can_not_make_an_event_grow_without_bound() {
+        let endless: [&[u8]; 3] = [b"data: 0123456789\n", b"x", b"data\n"];
+        for (piece, pieces_max) in endless.into_iter().zip([3, 20, 21]) {
+            let mut parser = Parser::new(20);
+            let mut refused = (0..100).filter(|_| parser.next(&mut &*piece) == Err(TooLarge(20)));
+            assert!(refused.next().is_some_and(|at| at <= pieces_max));
+            assert_eq!(refused.last(), Some(99), "and it stays so");
+        }
+        // An event at the bound passes, and the next one starts anew.
+        let mut parser = Parser::new(20);
+        let mut input = b"data: 0123456789abcd\n\n".repeat(5);
+        input.extend(b"data:a\ndata:b\n\n".repeat(50));
+        let (mut input, mut events) = (&*input, 0);
+        while parser.next(&mut input).unwrap().is_some() {
+            events += 1;
+        }
+        assert_eq!(events, 55);
+    }
+
+    #[test]
+    fn a_reconnect_keeps_its_last_id() {
+        let mut parser = Parser::resume(100, "C9".to_owned());
+        let event = Event { event: "message".into(), data: "a".into(), id: "C9".into() };
+        assert_eq!(parser.next(&mut &b"data:a\n\n"[..]), Ok(Some(Item::Event(event))));
+        assert_eq!(parser.last_event_id(), "C9");
+    }
+}
