@@ -22,6 +22,12 @@ use super::{
     utf8::{self, Utf8},
 };
 
+/// Bytes that are unmasked, checked and copied at a time; a multiple of the key's 4.
+const BLOCK_LEN: usize = 8 * 1024;
+
+/// From here on an allocation costs more than what it takes to keep it until the input ends.
+const BUFFER_KEPT_MIN: usize = 16 * 1024;
+
 /// Bounds on what a peer can make us keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -291,9 +297,7 @@ impl Decoder {
                 let (frame, rest) = bytes.split_at_mut(header.header_len + payload_len);
                 *input = rest;
                 let (_, payload) = frame.split_at_mut(header.header_len);
-                if let Some(key) = header.mask {
-                    mask(payload, key);
-                }
+                unmask(payload, header.mask);
                 if is_compressed {
                     let kind =
                         if header.opcode == OpCode::Text { Kind::Text } else { Kind::Binary };
@@ -323,6 +327,8 @@ impl Decoder {
         let mut partial = self.partial.take().unwrap_or_default();
         match std::mem::take(&mut partial.lent) {
             Lent::Elsewhere => {}
+            // A large one may serve the message that the end of this input cuts.
+            Lent::Buffer if partial.buffer.capacity() >= BUFFER_KEPT_MIN => partial.buffer.clear(),
             Lent::Buffer => partial.buffer = Vec::new(),
             Lent::Control => partial.control = Vec::new(),
         }
@@ -343,25 +349,25 @@ impl Decoder {
             let bytes = std::mem::take(input);
             let (payload, rest) = bytes.split_at_mut(frame.left.min(bytes.len()));
             *input = rest;
-            if let Some(key) = &mut frame.key {
-                mask(payload, *key);
-                *key = advance(*key, payload.len());
-            }
             frame.left -= payload.len();
-
+            let (key, len) = (frame.key, payload.len());
             let found = if frame.opcode.is_control() {
                 partial.add_control(frame, payload)
             } else {
                 self.add_data(&mut partial, frame, payload, pool)?
             };
             if frame.left > 0 {
+                frame.key = key.map(|key| advance(key, len));
                 partial.frame = Some(frame);
                 self.look_ahead(&mut partial, pool)?;
                 self.partial = Some(partial);
                 return Ok(Found::Nothing);
             }
             let Some(found) = found else { continue };
-            if matches!(found, Found::Buffer(_) | Found::Control(_)) || !partial.is_idle() {
+            let is_needed = matches!(found, Found::Buffer(_) | Found::Control(_))
+                || !partial.is_idle()
+                || partial.buffer.capacity() > 0;
+            if is_needed {
                 self.partial = Some(partial);
             }
             return Ok(found);
@@ -445,6 +451,7 @@ impl Decoder {
         // The first bytes are also the last: they need not move.
         if is_done && partial.buffer.is_empty() {
             partial.message = None;
+            unmask(payload, frame.key);
             if is_compressed {
                 self.inflate(payload, kind, pool)?;
                 return Ok(Some(Found::Inflated(kind)));
@@ -455,10 +462,15 @@ impl Decoder {
             return Ok(Some(Found::Input(kind.into(), payload)));
         }
 
-        if is_checked {
-            message.utf8.push(payload).map_err(|_| ProtocolError::Utf8)?;
+        reserve(&mut partial.buffer, payload.len(), message.announced);
+        // In blocks that stay in the first cache from the unmasking to the copy.
+        for block in payload.chunks_mut(BLOCK_LEN) {
+            unmask(block, frame.key);
+            if is_checked {
+                message.utf8.push(block).map_err(|_| ProtocolError::Utf8)?;
+            }
+            partial.buffer.extend_from_slice(block);
         }
-        append(&mut partial.buffer, payload, message.announced);
         if !is_done {
             return Ok(None);
         }
@@ -556,6 +568,7 @@ impl Partial {
 
     /// Takes the bytes of a control frame that have come. `None`: more are to come.
     fn add_control<'i>(&mut self, frame: Frame, payload: &'i mut [u8]) -> Option<Found<'i>> {
+        unmask(payload, frame.key);
         if frame.left == 0 && self.control.is_empty() {
             return Some(Found::Input(frame.opcode, payload));
         }
@@ -574,12 +587,17 @@ const fn compressed_len_max(len_max: usize) -> usize {
     len_max.saturating_add(len_max / 8).saturating_add(64)
 }
 
-/// Appends to `buffer`, whose memory doubles as bytes come but never goes beyond what was announced.
-fn append(buffer: &mut Vec<u8>, bytes: &[u8], announced: usize) {
-    let need = buffer.len() + bytes.len();
+/// Makes room for `len` bytes more: up to twice of what came, never beyond what was announced.
+fn reserve(buffer: &mut Vec<u8>, len: usize, announced: usize) {
+    let need = buffer.len() + len;
     if need > buffer.capacity() {
-        let target = need.max((buffer.capacity() * 2).min(announced));
-        buffer.reserve_exact(target - buffer.len());
+        buffer.reserve_exact(need.max((need * 2).min(announced)) - buffer.len());
     }
-    buffer.extend_from_slice(bytes);
+}
+
+#[inline]
+fn unmask(payload: &mut [u8], key: Option<[u8; 4]>) {
+    if let Some(key) = key {
+        mask(payload, key);
+    }
 }

@@ -1,20 +1,54 @@
 //! Masking: the XOR that clients put on everything they send (RFC 6455 §5.3).
 //!
 //! The same function masks and unmasks. Bytes are in memory order, so endianness plays no part.
+//!
+//! Safe code in words of 8 bytes compiles to SSE2 and runs at the speed of `memcpy` (64 KiB: 1.2 µs
+//! beside 1.2 to 1.9). The same code compiled for AVX2 takes half of that from 256 bytes up, which
+//! is why it is called where the processor has it: the one `unsafe` of this crate.
+
+/// From this length on the wider code is looked for; below, the look costs what it saves.
+const WIDE_LEN_MIN: usize = 256;
 
 /// XORs `data` with `key`, repeated, starting at the key's first byte.
 #[inline]
 pub fn mask(data: &mut [u8], key: [u8; 4]) {
-    let (blocks, rest) = data.as_chunks_mut::<64>();
-    let wide = u64::from_ne_bytes(pair(key));
+    if data.len() < WIDE_LEN_MIN { mask_words::<64>(data, key) } else { mask_long(data, key) }
+}
+
+/// [`mask`] for payloads that are worth a look at the processor.
+fn mask_long(data: &mut [u8], key: [u8; 4]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        #[expect(unsafe_code, reason = "the compiler can't know that the processor was asked")]
+        // SAFETY: the processor has AVX2, which is all that the function asks of its caller.
+        unsafe {
+            mask_avx2(data, key);
+        }
+        return;
+    }
+    mask_words::<64>(data, key);
+}
+
+/// Safe code, which the compiler may put into registers of 32 bytes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn mask_avx2(data: &mut [u8], key: [u8; 4]) {
+    mask_words::<128>(data, key);
+}
+
+/// Masks in blocks of `BLOCK` bytes, as many as the compiler is to unroll, then in words and bytes.
+#[inline(always)]
+fn mask_words<const BLOCK: usize>(data: &mut [u8], key: [u8; 4]) {
+    let word = u64::from_ne_bytes(pair(key));
+    let (blocks, rest) = data.as_chunks_mut::<BLOCK>();
     for block in blocks {
-        for word in block.as_chunks_mut::<8>().0 {
-            *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+        for bytes in block.as_chunks_mut::<8>().0 {
+            *bytes = (u64::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
         }
     }
     let (words, rest) = rest.as_chunks_mut::<8>();
-    for word in words {
-        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+    for bytes in words {
+        *bytes = (u64::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
     }
     for (byte, key) in rest.iter_mut().zip(pair(key)) {
         *byte ^= key;
