@@ -24,6 +24,11 @@ use crate::{
 /// It never leaves an outcome open, so no caller ever retries a draft, and it holds no draft's id.
 pub struct MemoryBroker {
     shards: Box<[Shard]>,
+    /// Of each shard, in milliseconds: at or before the last append of each of its channels;
+    /// [`NEVER`] if nothing is kept. Side by side, since they are searched together.
+    idle_since: Box<[AtomicU64]>,
+    /// Of each shard, in milliseconds: at or before the expiry of each of its keys.
+    key_expires: Box<[AtomicU64]>,
     /// Set once; before it, nobody is told anything.
     inboxes: OnceLock<Box<[Arc<Inbox>]>>,
     config: MemoryConfig,
@@ -59,17 +64,13 @@ pub struct MemoryConfig {
 /// A monotonic time since some origin.
 type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
-/// One of the 4,096. Aligned so that two workers' shards never share a cache line.
+/// One of the 4,096; no two share a cache line.
 #[repr(align(64))]
 struct Shard {
     /// Guards the bucket, and with it that an append and its pushes are one step. A lock, not a
     /// task: a publisher on any worker needs its answer within its turn. Held for a publish, a page
     /// or a sweep of one bucket; taken before an inbox's lock, never after one.
     bucket: Mutex<Bucket>,
-    /// At or before the last append of each of the bucket's channels; `NEVER` if nothing is kept.
-    idle_since: AtomicU64,
-    /// At or before the expiry of each of the bucket's keys; `NEVER` without one.
-    key_expires: AtomicU64,
 }
 
 impl MemoryBroker {
@@ -87,13 +88,12 @@ impl MemoryBroker {
         clock: impl Fn() -> Duration + Send + Sync + 'static,
     ) -> Self {
         let lineage = Lineage::new(Epoch::new(config.epoch_seed));
-        let shard = || Shard {
-            bucket: Mutex::new(Bucket::new(lineage.clone())),
-            idle_since: AtomicU64::new(NEVER),
-            key_expires: AtomicU64::new(NEVER),
-        };
+        let shard = || Shard { bucket: Mutex::new(Bucket::new(lineage.clone())) };
+        let never = || (0..BUCKETS).map(|_| AtomicU64::new(NEVER)).collect();
         Self {
             shards: (0..BUCKETS).map(|_| shard()).collect(),
+            idle_since: never(),
+            key_expires: never(),
             inboxes: OnceLock::new(),
             config,
             clock: Box::new(clock),
@@ -112,9 +112,7 @@ impl MemoryBroker {
         const SLICE: usize = BUCKETS / 8;
         let from = self.sweep_from.fetch_add(SLICE, Ordering::Relaxed);
         for nth in from..from + SLICE {
-            if let Some(shard) = self.shards.get(nth % BUCKETS) {
-                self.sweep_shard(&mut self.lock(shard));
-            }
+            self.lock(nth % BUCKETS).sweep();
         }
     }
 
@@ -130,58 +128,45 @@ impl MemoryBroker {
         self.keys.load(Ordering::Relaxed)
     }
 
-    fn sweep_shard(&self, locked: &mut Locked<'_>) {
-        let Swept { idle_since, key_expires } =
-            locked.bucket.sweep((self.clock)(), &self.terms(true));
-        locked.shard.idle_since.store(stamp(idle_since), Ordering::Relaxed);
-        locked.shard.key_expires.store(stamp(key_expires), Ordering::Relaxed);
-    }
-
-    /// Trims the idlest logs until all together fit again. Each publisher that finds them over does
-    /// its own small share, so that none stops for long.
+    /// Trims the idlest logs until all together fit again, with a little to spare. Each publisher
+    /// that finds them over does its own share, so that none stops for long.
     fn make_room(&self) {
-        while self.bytes() > self.config.bytes_max && self.trim_idlest() {}
-    }
-
-    /// Trims the idlest logs a little; `false` if there was nothing to trim.
-    fn trim_idlest(&self) -> bool {
-        /// Stamps may lie too early. So often the next one is tried before the age of what was found
-        /// is ignored.
-        const TRIES: usize = 8;
-        /// A trim frees this part of a bucket, so that the search for it is not for each entry.
-        const PART: usize = 16;
+        /// What is freed beyond what must be, so that the search is not for each entry.
+        const SPARE_MAX: usize = 64 << 10;
         /// No lock is held for more than this many bytes of frees (about 3,000 small entries).
-        const BYTES_MAX: usize = 1 << 20;
+        const STEP_MAX: usize = 1 << 20;
         /// Logs whose idleness differs by less are equally idle.
         const SLACK_MS: u64 = 1000;
-        for nth in 1.. {
-            let (mut idlest, mut first, mut second) = (None, NEVER, NEVER);
-            for shard in &self.shards {
-                let since = shard.idle_since.load(Ordering::Relaxed);
-                if since < first {
-                    (idlest, second, first) = (Some(shard), first, since);
-                } else {
-                    second = second.min(since);
+        /// Stamps may lie too early. So often they are put right before all logs count as idle.
+        const PASSES: u32 = 8;
+        let bytes_max = self.config.bytes_max;
+        let target = bytes_max - (bytes_max / 64).min(SPARE_MAX);
+        for pass in 1.. {
+            let stamps = || self.idle_since.iter().map(|it| it.load(Ordering::Relaxed));
+            let idlest = stamps().min().unwrap_or(NEVER);
+            if idlest == NEVER {
+                return;
+            }
+            let until = if pass < PASSES { idlest.saturating_add(SLACK_MS) } else { NEVER - 1 };
+            for (nth, since) in stamps().enumerate() {
+                let excess = self.bytes().saturating_sub(target);
+                if excess == 0 {
+                    return;
+                }
+                if since <= until {
+                    let mut locked = self.lock(nth);
+                    let idle_since = Duration::from_millis(until);
+                    locked.bucket.trim_idlest(excess.min(STEP_MAX), idle_since);
+                    let since = stamp(locked.bucket.idle_since());
+                    locked.idle_since.store(since, Ordering::Relaxed);
                 }
             }
-            let Some(shard) = idlest else { return false };
-            let mut locked = self.lock(shard);
-            let since = stamp(locked.bucket.idle_since());
-            let until = second.saturating_add(SLACK_MS);
-            if since != NEVER && (since <= until || nth > TRIES) {
-                let bytes = (locked.bucket.usage().bytes / PART).clamp(1, BYTES_MAX);
-                locked.bucket.trim_idlest(bytes, Duration::from_millis(until));
-                shard.idle_since.store(stamp(locked.bucket.idle_since()), Ordering::Relaxed);
-                return true;
-            }
-            shard.idle_since.store(since, Ordering::Relaxed);
         }
-        false
     }
 
     /// When it is worth to come back with a new key: the next one expires and is swept.
     fn key_retry_after(&self) -> Duration {
-        let next = self.shards.iter().map(|it| it.key_expires.load(Ordering::Relaxed)).min();
+        let next = self.key_expires.iter().map(|it| it.load(Ordering::Relaxed)).min();
         let next = Duration::from_millis(next.unwrap_or(NEVER));
         let wait = next.saturating_sub((self.clock)()).min(self.config.key_window);
         wait.max(Duration::from_secs(1))
@@ -192,15 +177,16 @@ impl MemoryBroker {
     }
 
     fn lock_for(&self, channel: &ChannelName) -> Locked<'_> {
-        #[expect(clippy::indexing_slicing, reason = "there are as many shards as buckets")]
-        self.lock(&self.shards[channel.bucket()])
+        self.lock(channel.bucket())
     }
 
-    fn lock<'a>(&'a self, shard: &'a Shard) -> Locked<'a> {
+    #[expect(clippy::indexing_slicing, reason = "`nth` is below BUCKETS, as everything is long")]
+    fn lock(&self, nth: usize) -> Locked<'_> {
         // Nothing in a bucket panics but by a bug of ours; other channels of it still serve then.
-        let bucket = shard.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let bucket = self.shards[nth].bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let before = bucket.usage();
-        Locked { broker: self, shard, bucket, before }
+        let (idle_since, key_expires) = (&self.idle_since[nth], &self.key_expires[nth]);
+        Locked { broker: self, bucket, before, idle_since, key_expires }
     }
 }
 
@@ -310,9 +296,9 @@ impl Broker for MemoryBroker {
         let List { prefix, after, limit } = list;
         // The first `limit` of all seen so far, and one to know whether there are more.
         let mut best = BTreeMap::new();
-        for shard in &self.shards {
-            let mut locked = self.lock(shard);
-            self.sweep_shard(&mut locked);
+        for nth in 0..BUCKETS {
+            let mut locked = self.lock(nth);
+            locked.sweep();
             for kept in locked.bucket.channels() {
                 let name = kept.channel.as_str();
                 if name.starts_with(&prefix) && name > after.as_str() {
@@ -332,9 +318,7 @@ impl Broker for MemoryBroker {
     fn seal(&self) -> Reply<Result<(), Unavailable>> {
         self.is_sealed.store(true, Ordering::Relaxed);
         // Publishes that have not seen it yet are done when their lock was had once.
-        for shard in &self.shards {
-            drop(self.lock(shard));
-        }
+        (0..BUCKETS).for_each(|nth| drop(self.lock(nth)));
         Reply::Now(Ok(()))
     }
 
@@ -366,22 +350,30 @@ impl std::fmt::Debug for MemoryConfig {
 /// A shard whose lock is held. What changes in it is added to the broker's sums at the end.
 struct Locked<'a> {
     broker: &'a MemoryBroker,
-    shard: &'a Shard,
     bucket: MutexGuard<'a, Bucket>,
     before: Usage,
+    idle_since: &'a AtomicU64,
+    key_expires: &'a AtomicU64,
 }
 
 impl Locked<'_> {
+    fn sweep(&mut self) {
+        let terms = self.broker.terms(true);
+        let Swept { idle_since, key_expires } = self.bucket.sweep((self.broker.clock)(), &terms);
+        self.idle_since.store(stamp(idle_since), Ordering::Relaxed);
+        self.key_expires.store(stamp(key_expires), Ordering::Relaxed);
+    }
+
     /// Keeps the stamps at or before what an append at `now` has made, at the cost of two loads.
     fn note(&self, now: Duration, key_window: Option<Duration>) {
-        if self.shard.idle_since.load(Ordering::Relaxed) == NEVER {
-            self.shard.idle_since.store(stamp(Some(now)), Ordering::Relaxed);
+        if self.idle_since.load(Ordering::Relaxed) == NEVER {
+            self.idle_since.store(stamp(Some(now)), Ordering::Relaxed);
         }
         if let Some(window) = key_window
-            && self.shard.key_expires.load(Ordering::Relaxed) == NEVER
+            && self.key_expires.load(Ordering::Relaxed) == NEVER
         {
             let expires = now.saturating_add(window);
-            self.shard.key_expires.store(stamp(Some(expires)), Ordering::Relaxed);
+            self.key_expires.store(stamp(Some(expires)), Ordering::Relaxed);
         }
     }
 }

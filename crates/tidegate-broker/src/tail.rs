@@ -45,6 +45,12 @@ impl Inbox {
         Poll::Ready(state.queue.drain(std::mem::take(spare)))
     }
 
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().queue.is_empty()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         // A push never leaves the queue half done, so a poisoned one is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

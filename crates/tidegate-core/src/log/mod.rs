@@ -195,16 +195,17 @@ impl Bucket {
         swept
     }
 
-    /// Trims the channels that have been idle the longest, each from its oldest publication on, until
-    /// `bytes` are freed; of those that had an append after `idle_since` only the idlest. Ends stay.
+    /// Trims channels until `bytes` are freed: of those without an append after `idle_since` the
+    /// idlest first, each from its oldest publication on. Ends stay.
     pub fn trim_idlest(&mut self, bytes: usize, idle_since: Duration) {
         let mut idle: Vec<(Duration, ChannelName)> = (self.channels.iter())
             .filter_map(|(channel, log)| Some((log.idle_since()?, channel.clone())))
+            .filter(|(since, _)| *since <= idle_since)
             .collect();
         idle.sort_unstable();
         let target = self.usage.bytes.saturating_sub(bytes);
-        for (nth, (since, channel)) in idle.into_iter().enumerate() {
-            if self.usage.bytes <= target || (nth > 0 && since > idle_since) {
+        for (_, channel) in idle {
+            if self.usage.bytes <= target {
                 break;
             }
             let Some(log) = self.channels.get_mut(&channel) else { continue };

@@ -397,7 +397,9 @@ fn the_idlest_are_trimmed_first_and_from_their_oldest_on() {
     bench.now = Duration::from_secs(9);
     bench.publish("busy", "x");
     assert_eq!(bench.bucket.idle_since(), Some(Duration::from_secs(1)));
-    bench.bucket.trim_idlest(1, Duration::ZERO);
+    bench.bucket.trim_idlest(usize::MAX, Duration::ZERO);
+    assert_eq!(offsets(&bench.read("idle", From::Start)), [1, 2]);
+    bench.bucket.trim_idlest(1, Duration::from_secs(1));
     assert_eq!(offsets(&bench.read("idle", From::Start)), [2]);
     bench.bucket.trim_idlest(usize::MAX, Duration::from_secs(3));
     assert_eq!(offsets(&bench.read("idle", From::Start)), [0; 0]);
