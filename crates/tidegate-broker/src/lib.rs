@@ -3,6 +3,7 @@
 //! A broker is a log with a tail (DESIGN 10): it orders what is published, keeps what the channel's
 //! bounds allow, and tells every node what was accepted. Clients are no concern of it.
 
+pub mod conformance;
 pub mod memory;
 pub mod reply;
 pub mod tail;
