@@ -16,7 +16,7 @@ use Program::{Cargo, Xtask};
 
 use anyhow::Context as _;
 
-use crate::{process, workspace};
+use crate::{gateway, process, workspace};
 
 /// Runs all steps, or the one that `--only` names.
 ///
@@ -63,6 +63,7 @@ enum Program {
 const STEPS: &[Step] = &[
     step("fmt", Cargo, &["fmt", "--all", "--check"], &[], 5),
     step("tidy", Xtask, &["tidy"], &[], 5),
+    step("tools", Xtask, &["tools"], &[], 20),
     step(
         "clippy",
         Cargo,
@@ -70,8 +71,10 @@ const STEPS: &[Step] = &[
         &[],
         30,
     ),
+    step("build", Cargo, gateway::BUILD, &[], 30),
     step("test", Cargo, &["test", "--workspace", "--locked"], &[], 30),
     step("doc", Cargo, &["doc", "--workspace", "--no-deps", "--locked"], &[], 15),
+    step("autobahn-client", Xtask, &["conformance", "autobahn-client"], &["tools", "build"], 20),
 ];
 
 const fn step(
@@ -264,6 +267,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const PLAN: &[Step] = &[
         step("build", Cargo, &[], &[], 1),
+        step("build", Cargo, gateway::BUILD, &[], 30),
         step("test", Cargo, &[], &[], 1),
         step("clients", Xtask, &[], &["build"], 1),
         step("browser", Xtask, &[], &["clients"], 1),

@@ -4,13 +4,22 @@
 //! One file per command. `process` starts programs and `tools` installs what they need, always
 //! under the target folder; `gateway` starts the server that the suites talk to.
 
+mod autobahn;
 mod bench;
 mod ci;
+mod clients;
+mod examples;
+mod fuzz;
+mod gateway;
+mod hop;
 mod process;
 mod tidy;
+mod tools;
 mod workspace;
 
 use std::process::ExitCode;
+
+use autobahn::Side;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -31,6 +40,17 @@ fn run(args: &[String]) -> anyhow::Result<()> {
     match command {
         "ci" => ci::run(rest),
         "tidy" => tidy::run(rest),
+        "conformance" => match rest {
+            [suite, rest @ ..] if suite == "autobahn-server" => autobahn::run(Side::Server, rest),
+            [suite, rest @ ..] if suite == "autobahn-client" => autobahn::run(Side::Client, rest),
+            _ => anyhow::bail!("usage: cargo xtask conformance autobahn-server|autobahn-client"),
+        },
+        "clients" => clients::run(rest),
+        "browser" => clients::run_browser(rest),
+        "hop" => hop::run(rest),
+        "examples" => examples::run(rest),
+        "fuzz" => fuzz::run(rest),
+        "tools" => tools::run(rest),
         "bench" => bench::run(rest),
         "help" | "-h" | "--help" => {
             print!("{HELP}");
@@ -45,5 +65,14 @@ usage: cargo xtask COMMAND
 
   ci [--only STEP]      every check, as continuous integration runs it
   tidy                  the rules of the house: rooms, purity, licences, documents
+  conformance autobahn-server | autobahn-client [--all [--bless]]
+                        Autobahn's suite against the gateway, or our codec as a client; --all: the
+                        slow cases too; --bless: write what came as what is expected
+  clients               curl, and packages of Python and Node
+  browser               headless Chromium
+  hop [--seed N]        clients that hop between all wires at random cuts
+  examples              each of examples/
+  fuzz [SECONDS]        each target of fuzz/, for so many seconds
   bench                 the benchmarks of bench/
+  tools                 install what these need
 ";

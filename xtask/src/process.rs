@@ -21,6 +21,22 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     check(&name, status.with_context(|| format!("starting `{name}`"))?)
 }
 
+/// Runs `command` silently; what it printed is shown only if it fails.
+///
+/// # Errors
+///
+/// It can't be started, or fails.
+pub(crate) fn run_quietly(command: &mut Command) -> anyhow::Result<()> {
+    let name = describe(command);
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("starting `{name}`"))?;
+    if !output.status.success() {
+        eprint!("{}", String::from_utf8_lossy(&output.stdout));
+        eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    check(&name, output.status)
+}
+
 /// Runs `command` with all that it prints in the file `log`, for at most `timeout`.
 ///
 /// # Errors

@@ -1,0 +1,184 @@
+// Headless Chromium against the gateway, from a page of another loopback origin: EventSource over restarts and to its
+// end, WebSocket with and without permessage-deflate, and fetch. The environment variable CHROMIUM names the browser.
+
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import { after, before, test } from 'node:test'
+import { chromium } from 'playwright-core'
+import { Gateway, patience } from '../clients/gateway.mjs'
+
+let browser, pages, gateway
+before(async () => {
+  pages = createServer((_, response) => response.setHeader('Content-Type', 'text/html').end('<!doctype html>'))
+  pages.listen(0, '127.0.0.1')
+  await once(pages, 'listening')
+  gateway = await Gateway.started()
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    // Nothing but what the tests ask for goes over the network.
+    args: [
+      '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+      '--disable-component-update', '--disable-sync',
+    ],
+  })
+})
+after(async () => {
+  await browser?.close()
+  await gateway?.stop()
+  pages?.close()
+})
+
+/** A page of another origin than the gateway's, with `seen`, a list for what arrives. */
+async function open(t) {
+  const page = await browser.newPage()
+  t.after(() => page.close())
+  page.setDefaultTimeout(patience)
+  await page.goto(`http://127.0.0.1:${pages.address().port}/`)
+  await page.evaluate(() => {
+    globalThis.seen = []
+  })
+  return page
+}
+
+/** What has arrived in the page, once it is `count` things or more. */
+async function arrived(page, count) {
+  await page.waitForFunction((count) => globalThis.seen.length >= count, count, { polling: 20 })
+  return page.evaluate(() => globalThis.seen)
+}
+
+/** Opens an EventSource whose events are put into `seen`; returns when it is open. */
+function openEvents(page, url) {
+  return page.evaluate((url) => {
+    const source = new EventSource(url)
+    globalThis.source = source
+    for (const name of ['message', 'tick', 'tidegate-gap', 'tidegate-end']) {
+      source.addEventListener(name, ({ type, data, lastEventId }) => globalThis.seen.push({ type, data, lastEventId }))
+    }
+    return new Promise((resolve) => source.addEventListener('open', () => resolve()))
+  }, url)
+}
+
+/** Opens a WebSocket whose messages and close are put into `seen`; returns its extensions. */
+function openSocket(page, url) {
+  return page.evaluate((url) => {
+    const ws = new WebSocket(url)
+    ws.binaryType = 'arraybuffer'
+    globalThis.ws = ws
+    ws.onmessage = ({ data }) => globalThis.seen.push(typeof data === 'string' ? data : [...new Uint8Array(data)])
+    ws.onclose = ({ code, reason, wasClean }) => globalThis.seen.push({ code, reason, wasClean })
+    return new Promise((resolve, reject) => {
+      ws.onopen = () => resolve(ws.extensions)
+      ws.onerror = () => reject(new Error('the WebSocket did not open'))
+    })
+  }, url)
+}
+
+for (const how of ['SIGTERM', 'SIGKILL']) {
+  test(`an EventSource reconnects with Last-Event-ID after a restart (${how})`, async (t) => {
+    const gateway = await Gateway.started()
+    t.after(() => gateway.stop())
+    const page = await open(t)
+    await openEvents(page, gateway.url('r'))
+    const [cursor] = await gateway.publishNumbers('r', 0, 1)
+    assert.deepEqual(await arrived(page, 1), [{ type: 'message', data: '0', lastEventId: cursor }])
+    await gateway.restart(how)
+    const [, event] = await arrived(page, 2)
+    const gap = JSON.parse(event.data)
+    // The cursor can have come in the header alone.
+    assert.deepEqual([event.type, gap.requested, gap.reason], ['tidegate-gap', cursor, 'epoch'])
+    const [again] = await gateway.publishNumbers('r', 1, 2)
+    assert.deepEqual((await arrived(page, 3))[2], { type: 'message', data: '1', lastEventId: again })
+    await page.evaluate(() => globalThis.source.close())
+  })
+}
+
+test('an EventSource stops for good at the end of its channel', async (t) => {
+  const page = await open(t)
+  const statuses = []
+  page.on('response', (response) => statuses.push(response.status()))
+  await openEvents(page, gateway.url('fin?since=start'))
+  await gateway.publish('fin', 'one', { 'Tidegate-Event': 'tick' })
+  await gateway.publish('fin', 'last', { 'Tidegate-End': 'true' })
+  const events = await arrived(page, 3)
+  assert.deepEqual(events.map((it) => [it.type, it.data]).slice(0, 2), [['tick', 'one'], ['message', 'last']])
+  assert.equal(events[2].type, 'tidegate-end')
+  await page.waitForFunction(() => globalThis.source.readyState === EventSource.CLOSED, null, { polling: 20 })
+  assert.equal(statuses.at(-1), 204)
+  assert.equal((await arrived(page, 3)).length, 3)
+})
+
+for (const [deflate, extension] of [['true', 'permessage-deflate'], ['false', '']]) {
+  test(`a WebSocket echoes with deflate = ${deflate}`, async (t) => {
+    const gateway = await Gateway.started({ TIDEGATE_WEBSOCKET__DEFLATE: deflate })
+    t.after(() => gateway.stop())
+    const page = await open(t)
+    assert.equal(await openSocket(page, gateway.ws('echo')), extension)
+    const long = 'tide '.repeat(20_000)
+    await page.evaluate((long) => {
+      for (const text of ['text', '{"a": 1.50}', '', 'Grüße 🌊', long, long]) globalThis.ws.send(text)
+      globalThis.ws.send(new Uint8Array([0, 255]))
+    }, long)
+    assert.deepEqual(await arrived(page, 7), ['text', '{"a": 1.50}', '', 'Grüße 🌊', long, long, [0, 255]])
+    await page.evaluate(() => globalThis.ws.close(1000, 'done'))
+    assert.deepEqual((await arrived(page, 8))[7], { code: 1000, reason: 'done', wasClean: true })
+  })
+}
+
+test('closes tell their reason: a gap, an end, a restart', async (t) => {
+  const gateway = await Gateway.started()
+  t.after(() => gateway.stop())
+  const page = await open(t)
+  const [first] = await gateway.publishNumbers('small.web', 0, 20)
+  await openSocket(page, gateway.ws(`small.web?since=${first}`))
+  const [gap] = await arrived(page, 1)
+  assert.equal(gap.code, 4010)
+  await openSocket(page, gateway.ws(`small.web?since=${gap.reason}`))
+  assert.deepEqual((await arrived(page, 6)).slice(1), ['15', '16', '17', '18', '19'])
+  await gateway.publish('small.web', 'last', { 'Tidegate-End': 'true' })
+  const [last, end] = (await arrived(page, 8)).slice(6)
+  assert.deepEqual([last, end.code], ['last', 1000])
+  await openSocket(page, gateway.ws('other'))
+  await gateway.restart()
+  const restart = (await arrived(page, 9))[8]
+  assert.deepEqual([restart.code, restart.wasClean], [1012, true])
+})
+
+test('fetch publishes, and streams NDJSON as it comes', async (t) => {
+  const page = await open(t)
+  const { cursor, messages } = await page.evaluate(async (url) => {
+    const publish = (number) =>
+      fetch(url, {
+        method: 'POST',
+        headers: { 'Content-Type': 'application/json', 'Idempotency-Key': `k${number}` },
+        body: JSON.stringify({ number }),
+      }).then((answer) => answer.json())
+    await publish(0)
+    const leave = new AbortController()
+    const answer = await fetch(`${url}?since=start`, {
+      headers: { Accept: 'application/x-ndjson' },
+      signal: leave.signal,
+    })
+    const cursor = answer.headers.get('Tidegate-Cursor')
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
+    const messages = []
+    let text = ''
+    while (messages.length < 3) {
+      const { value, done } = await reader.read()
+      if (done) throw new Error('the stream ended')
+      text += value
+      const lines = text.split('\n')
+      text = lines.pop()
+      for (const line of lines.filter(Boolean)) {
+        messages.push(JSON.parse(line))
+        // The next is published when this one has come: nothing waits for more.
+        if (messages.length < 3) await publish(messages.length)
+      }
+    }
+    leave.abort()
+    const poll = await fetch(`${url}?since=${messages[0].cursor}`).then((answer) => answer.json())
+    return { cursor, messages: [...messages, ...poll.messages] }
+  }, gateway.url('lines'))
+  assert.ok(cursor)
+  assert.deepEqual(messages.map((it) => it.data.number), [0, 1, 2, 1, 2])
+})

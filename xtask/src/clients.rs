@@ -1,0 +1,57 @@
+//! Clients that people have, against the gateway: curl, Python's `websockets`, Node's `ws` and
+//! `eventsource` (`tests/clients`), and headless Chromium (`tests/browser`). The tests are in each
+//! one's own language and start gateways of their own.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{gateway, process, tools, workspace};
+
+/// Runs curl and the packages of Python and Node.
+///
+/// # Errors
+///
+/// A test failed, or something is missing and can't be installed.
+pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
+    anyhow::ensure!(args.is_empty(), "usage: cargo xtask clients");
+    let gateway = gateway::build()?;
+    tools::curl()?;
+    let mut unittest = Command::new(tools::python()?);
+    unittest.args(["-B", "-m", "unittest", "discover", "--verbose", "--start-directory"]);
+    unittest.arg(folder("clients")).current_dir(workspace::root()).env("TIDEGATE", &gateway);
+    // Both, whatever the first one says.
+    let python = process::run(&mut unittest);
+    node_tests("clients", &gateway, &[])?;
+    python
+}
+
+/// Runs Chromium.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(crate) fn run_browser(args: &[String]) -> anyhow::Result<()> {
+    anyhow::ensure!(args.is_empty(), "usage: cargo xtask browser");
+    let gateway = gateway::build()?;
+    let chromium = tools::chromium()?;
+    node_tests("browser", &gateway, &[("CHROMIUM", chromium.as_os_str())])
+}
+
+/// Runs the `*.test.mjs` of a folder of `tests`, one file at a time.
+fn node_tests(name: &str, gateway: &Path, env: &[(&str, &OsStr)]) -> anyhow::Result<()> {
+    tools::node_modules()?;
+    let entries = std::fs::read_dir(folder(name))?.collect::<Result<Vec<_>, _>>()?;
+    let mut files: Vec<PathBuf> = entries.iter().map(std::fs::DirEntry::path).collect();
+    files.retain(|file| file.to_string_lossy().ends_with(".test.mjs"));
+    files.sort();
+    anyhow::ensure!(!files.is_empty(), "tests/{name} has no *.test.mjs");
+    let mut node = Command::new(tools::node()?);
+    node.args(["--test", "--test-concurrency=1", "--test-reporter=spec"]).args(files);
+    node.envs(env.iter().copied()).env("TIDEGATE", gateway);
+    process::run(node.current_dir(workspace::root()))
+}
+
+fn folder(name: &str) -> PathBuf {
+    workspace::root().join("tests").join(name)
+}

@@ -1,0 +1,301 @@
+//! The wires as a client sees them, each read by a few lines of its own: what comes is turned into
+//! [`Item`]s, in order, until the hop's bytes are used up and the connection is dropped.
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use super::http::{Body, Connection, Head};
+
+/// A way to ask for a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wire {
+    WebSocket,
+    Sse,
+    Ndjson,
+    LongPoll,
+    Poll,
+}
+
+impl Wire {
+    pub(super) const ALL: [Wire; 5] =
+        [Wire::WebSocket, Wire::Sse, Wire::Ndjson, Wire::LongPoll, Wire::Poll];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Wire::WebSocket => "ws",
+            Wire::Sse => "sse",
+            Wire::Ndjson => "ndjson",
+            Wire::LongPoll => "long-poll",
+            Wire::Poll => "poll",
+        }
+    }
+}
+
+/// What a wire told.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Item {
+    /// Where to go on from now on.
+    Cursor(String),
+    Publication {
+        channel: String,
+        number: u64,
+    },
+    End {
+        channel: String,
+    },
+    Gap(String),
+}
+
+/// One stay on one wire.
+pub(super) struct Hop<'a> {
+    pub(super) address: &'a str,
+    pub(super) channels: &'a [String],
+    pub(super) cursor: &'a str,
+    /// Bytes of the stream after which it is cut.
+    pub(super) bytes_max: usize,
+    /// Messages of a poll.
+    pub(super) limit: usize,
+    /// Whether SSE says its cursor as a browser does, in `Last-Event-ID`.
+    pub(super) use_header: bool,
+}
+
+impl Hop<'_> {
+    /// Opens, reads, cuts.
+    pub(super) fn run(&self, wire: Wire) -> anyhow::Result<Vec<Item>> {
+        match wire {
+            Wire::WebSocket => self.websocket(),
+            Wire::Sse => self.sse(),
+            Wire::Ndjson => self.ndjson(),
+            Wire::LongPoll => self.poll("&wait=20s"),
+            Wire::Poll => self.poll(""),
+        }
+    }
+
+    fn target(&self, query: &str) -> String {
+        format!("/channels/{}?since={}{query}", self.channels.join(","), self.cursor)
+    }
+
+    /// The cursor that the answer opens with, after a check of its status.
+    fn opening(head: &Head, status: u16) -> anyhow::Result<Item> {
+        let found = head.status()?;
+        anyhow::ensure!(found == status, "answered with {found} instead of {status}");
+        let cursor = head.header("Tidegate-Cursor").context("there is no Tidegate-Cursor")?;
+        Ok(Item::Cursor(cursor.to_owned()))
+    }
+
+    fn websocket(&self) -> anyhow::Result<Vec<Item>> {
+        let mut connection = Connection::open(self.address)?;
+        let headers = [
+            ("Connection", "Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+            // The example of RFC 6455 §1.3, whose accept everyone knows.
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        let head = connection.request("GET", &self.target("&envelope=1"), &headers, b"")?;
+        let mut items = vec![Self::opening(&head, 101)?];
+        let accept = head.header("Sec-WebSocket-Accept");
+        anyhow::ensure!(accept == Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "the accept is wrong");
+        let mut bytes = connection.take();
+        while bytes.len() < self.bytes_max && connection.fill()? > 0 {
+            bytes.extend(connection.take());
+        }
+        bytes.truncate(self.bytes_max);
+        for text in texts(&bytes)? {
+            items.extend(json_form(text)?);
+        }
+        Ok(items)
+    }
+
+    fn sse(&self) -> anyhow::Result<Vec<Item>> {
+        let mut connection = Connection::open(self.address)?;
+        let mut headers = vec![("Accept", "text/event-stream")];
+        let mut target = self.target("");
+        if self.use_header && self.cursor != "start" {
+            headers.push(("Last-Event-ID", self.cursor));
+            // As an EventSource does, which keeps to the URL that it was given.
+            target = format!("/channels/{}?since=now", self.channels.join(","));
+        }
+        let head = connection.request("GET", &target, &headers, b"")?;
+        if head.status()? == 204 {
+            let ended = self.channels.iter().map(|it| Item::End { channel: it.clone() });
+            return Ok(ended.collect());
+        }
+        let mut items = vec![Self::opening(&head, 200)?];
+        let text = self.cut(Body::new(connection, &head)?)?;
+        for block in text.split_inclusive("\n\n").filter(|it| it.ends_with("\n\n")) {
+            items.extend(self.sse_event(block)?);
+        }
+        Ok(items)
+    }
+
+    /// One block of an event stream.
+    fn sse_event(&self, block: &str) -> anyhow::Result<Vec<Item>> {
+        let field = |name: &str| {
+            let mut values = block.lines().filter_map(|line| line.strip_prefix(name));
+            values.next().and_then(|it| it.strip_prefix(": "))
+        };
+        let mut items = Vec::new();
+        if let Some(data) = field("data") {
+            let value: Value = serde_json::from_str(data)?;
+            match field("event") {
+                Some("tidegate-gap") => items.push(Item::Gap(data.to_owned())),
+                Some("tidegate-end") => items.push(Item::End { channel: text(&value, "channel")? }),
+                Some(event) => anyhow::bail!("an event `{event}`: {data}"),
+                // With several channels the data is the JSON form; alone it is the payload.
+                None if self.channels.len() > 1 => items.push(publication(&value)?),
+                None => {
+                    let channel = self.channels.first().context("one channel")?.clone();
+                    items.push(Item::Publication { channel, number: number(&value)? });
+                }
+            }
+        }
+        // After its data: what is cut before the whole block was never taken.
+        items.extend(field("id").map(|id| Item::Cursor(id.to_owned())));
+        Ok(items)
+    }
+
+    fn ndjson(&self) -> anyhow::Result<Vec<Item>> {
+        let mut connection = Connection::open(self.address)?;
+        let accept = [("Accept", "application/x-ndjson")];
+        let head = connection.request("GET", &self.target(""), &accept, b"")?;
+        let mut items = vec![Self::opening(&head, 200)?];
+        let text = self.cut(Body::new(connection, &head)?)?;
+        for line in text.split_inclusive('\n').filter(|it| it.ends_with('\n') && *it != "\n") {
+            items.extend(json_form(line)?);
+        }
+        Ok(items)
+    }
+
+    fn poll(&self, query: &str) -> anyhow::Result<Vec<Item>> {
+        let mut connection = Connection::open(self.address)?;
+        let target = self.target(&format!("&limit={}{query}", self.limit));
+        let head = connection.request("GET", &target, &[], b"")?;
+        let opening = Self::opening(&head, 200)?;
+        let body = Body::new(connection, &head)?.rest()?;
+        let page: Value = serde_json::from_slice(&body)?;
+        let list = |name: &str| {
+            let list = page.get(name).and_then(Value::as_array);
+            list.with_context(|| format!("a page without `{name}`: {page}"))
+        };
+        let mut items = Vec::new();
+        for gap in list("gaps")? {
+            items.push(Item::Gap(gap.to_string()));
+        }
+        for message in list("messages")? {
+            items.push(publication(message)?);
+        }
+        for channel in list("ended")? {
+            let channel = channel.as_str().context("channels are texts")?.to_owned();
+            items.push(Item::End { channel });
+        }
+        let cursor = text(&page, "cursor")?;
+        anyhow::ensure!(opening == Item::Cursor(cursor.clone()), "header and page differ: {page}");
+        items.push(Item::Cursor(cursor));
+        Ok(items)
+    }
+
+    /// Reads until the hop's bytes are used up or the body ends, and drops the connection.
+    fn cut(&self, mut body: Body) -> anyhow::Result<String> {
+        let mut bytes = Vec::new();
+        while bytes.len() < self.bytes_max {
+            let Some(more) = body.next()? else { break };
+            bytes.extend(more);
+        }
+        bytes.truncate(self.bytes_max);
+        // Nothing but ASCII is published, so that any cut is one between characters.
+        Ok(String::from_utf8(bytes)?)
+    }
+}
+
+/// A JSON form with its cursor, or a gap, or an end.
+fn json_form(line: &str) -> anyhow::Result<Vec<Item>> {
+    let value: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+    if let Some(gap) = value.get("gap") {
+        return Ok(vec![Item::Gap(gap.to_string())]);
+    }
+    // Several channels have the joined cursor beside the entry's own.
+    let resume = value.get("resume").and_then(Value::as_str);
+    if let Some(end) = value.get("end") {
+        let cursor = resume.map_or_else(|| text(end, "cursor"), |it| Ok(it.to_owned()))?;
+        return Ok(vec![Item::End { channel: text(end, "channel")? }, Item::Cursor(cursor)]);
+    }
+    let cursor = resume.map_or_else(|| text(&value, "cursor"), |it| Ok(it.to_owned()))?;
+    Ok(vec![publication(&value)?, Item::Cursor(cursor)])
+}
+
+/// The JSON form of a publication of ours.
+fn publication(value: &Value) -> anyhow::Result<Item> {
+    let data = value.get("data").with_context(|| format!("this is no publication: {value}"))?;
+    Ok(Item::Publication { channel: text(value, "channel")?, number: number(data)? })
+}
+
+fn number(data: &Value) -> anyhow::Result<u64> {
+    data.get("n").and_then(Value::as_u64).with_context(|| format!("no payload of ours: {data}"))
+}
+
+fn text(value: &Value, name: &str) -> anyhow::Result<String> {
+    let text = value.get(name).and_then(Value::as_str);
+    text.map(str::to_owned).with_context(|| format!("no `{name}` in {value}"))
+}
+
+/// The whole text messages in `bytes`, which are frames of a server.
+fn texts(mut bytes: &[u8]) -> anyhow::Result<Vec<&str>> {
+    let mut found = Vec::new();
+    while let [first, second, rest @ ..] = bytes {
+        anyhow::ensure!(second & 0x80 == 0, "a server's frame is masked");
+        let (length, rest) = match second {
+            126 => match rest.split_first_chunk() {
+                Some((length, rest)) => (u64::from(u16::from_be_bytes(*length)), rest),
+                None => break,
+            },
+            127 => match rest.split_first_chunk() {
+                Some((length, rest)) => (u64::from_be_bytes(*length), rest),
+                None => break,
+            },
+            length => (u64::from(*length), rest),
+        };
+        let Some((payload, rest)) = rest.split_at_checked(usize::try_from(length)?) else { break };
+        match first {
+            0x81 => found.push(std::str::from_utf8(payload)?),
+            // A ping, which nobody answers who leaves so soon.
+            0x89 => {}
+            // All ends were told before it.
+            0x88 => break,
+            _ => anyhow::bail!("a frame that begins with {first:#04x}"),
+        }
+        bytes = rest;
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_the_whole_frames_before_any_cut() {
+        let mut bytes = vec![0x89, 0, 0x81, 2, b'h', b'i', 0x81, 126, 0, 130];
+        bytes.extend([b'x'; 130]);
+        let long = "x".repeat(130);
+        for cut in 0..=bytes.len() {
+            let expect: &[&str] = match cut {
+                ..6 => &[],
+                6..140 => &["hi"],
+                _ => &["hi", &long],
+            };
+            assert_eq!(texts(&bytes[..cut]).unwrap(), expect);
+        }
+        assert!(texts(&[0x81, 0x80, 0, 0, 0, 0]).is_err());
+        assert!(texts(&[0x01, 0]).is_err());
+    }
+
+    #[test]
+    fn an_entry_with_several_channels_resumes_by_the_joined_cursor() {
+        let items = json_form(r#"{"channel":"a","cursor":"1","resume":"1.2","data":{"n":7}}"#);
+        let publication = Item::Publication { channel: "a".into(), number: 7 };
+        assert_eq!(items.unwrap(), [publication, Item::Cursor("1.2".into())]);
+        let items = json_form(r#"{"end":{"channel":"a","cursor":"1"}}"#);
+        assert_eq!(items.unwrap(), [Item::End { channel: "a".into() }, Item::Cursor("1".into())]);
+    }
+}
