@@ -371,7 +371,7 @@ mod tests {
         );
         check("id:1\ndata:a\n\nid:\ndata:b\n\n", &["message/a/1", "message/b/"], "");
         // One with NUL does not count; one that no empty line follows is not yet good.
-        check("id:1\nid:2\03\ndata:a\n\nid:4\ndata:b\n", &["message/a/1"], "1");
+        check("id:1\nid:2\0z\ndata:a\n\nid:4\ndata:b\n", &["message/a/1"], "1");
     }
 
     #[test]

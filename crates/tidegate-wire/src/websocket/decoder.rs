@@ -178,7 +178,7 @@ struct Message {
 /// Whether a compressed text is looked into before its end.
 #[derive(Debug)]
 enum Check {
-    /// Nothing was incomplete yet.
+    /// All that came so far came at once.
     NotBegun,
     /// Begun; so many bytes of the buffer were seen.
     Begun(Box<Checker>, usize),
@@ -363,7 +363,12 @@ impl Decoder {
                 self.partial = Some(partial);
                 return Ok(Found::Nothing);
             }
-            let Some(found) = found else { continue };
+            let Some(found) = found else {
+                // So that a control frame between fragments comes before or after an error in
+                // them whether or not the input ends there.
+                self.look_ahead(&mut partial, pool)?;
+                continue;
+            };
             let is_needed = matches!(found, Found::Buffer(_) | Found::Control(_))
                 || !partial.is_idle()
                 || partial.buffer.capacity() > 0;
@@ -504,7 +509,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Checks what has come of a compressed text, now that the input has ended within it.
+    /// Checks what has come of a compressed text, now that the input or a fragment has ended.
     fn look_ahead(
         &self,
         partial: &mut Partial,
@@ -601,3 +606,6 @@ fn unmask(payload: &mut [u8], key: Option<[u8; 4]>) {
         mask(payload, key);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -176,12 +176,12 @@ impl InflaterPool {
             }
             let checked_len = output.len();
             let used = inflater.step(rest, output).map_err(ProtocolError::Deflate)?;
-            if output.len() > len_max {
-                return Err(ProtocolError::TooLong { len_max });
-            }
             let fresh = output.get(checked_len..).unwrap_or_default();
             if kind == Kind::Text {
                 utf8.push(fresh).map_err(|_| ProtocolError::Utf8)?;
+            }
+            if output.len() > len_max {
+                return Err(ProtocolError::TooLong { len_max });
             }
             let has_room = output.len() < output.capacity();
             rest = rest.get(used..).unwrap_or_default();
@@ -258,10 +258,10 @@ impl Checker {
                 self.inflater.step(rest, &mut pool.output).map_err(ProtocolError::Deflate)?;
             rest = rest.get(used..).unwrap_or_default();
             self.len += pool.output.len();
+            self.utf8.push(&pool.output).map_err(|_| ProtocolError::Utf8)?;
             if self.len > len_max {
                 return Err(ProtocolError::TooLong { len_max });
             }
-            self.utf8.push(&pool.output).map_err(|_| ProtocolError::Utf8)?;
             if self.inflater.has_ended {
                 return Ok(false);
             }
@@ -395,5 +395,77 @@ impl SharedDeflater {
             return None;
         }
         self.pool.deflate(message, [&[], &[]], 15)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_the_last_bytes_in_order() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for len_max in [1, 2, 7, 64, 512] {
+            let mut window = Window::new(len_max);
+            let mut all = Vec::new();
+            for _ in 0..300 {
+                let data: Vec<u8> = (0..random.usize(0..100)).map(|_| random.u8(..)).collect();
+                window.push(&data);
+                all.extend_from_slice(&data);
+                let expect = &all[all.len().saturating_sub(len_max)..];
+                assert_eq!(window.parts().concat(), expect);
+            }
+        }
+    }
+
+    fn params(bits: u8, takeover: bool) -> DeflateParams {
+        DeflateParams {
+            send_window_bits: bits,
+            receive_window_bits: bits,
+            send_takeover: takeover,
+            receive_takeover: takeover,
+        }
+    }
+
+    #[test]
+    fn what_does_not_shrink_goes_as_it_is() {
+        let mut pool = DeflaterPool::new(6);
+        let mut deflater = Deflater::new(params(15, true));
+        assert_eq!(deflater.deflate(b"short", &mut pool), None);
+        let mut random = fastrand::Rng::with_seed(2);
+        let noise: Vec<u8> = (0..5000).map(|_| random.u8(..)).collect();
+        assert_eq!(deflater.deflate(&noise, &mut pool), None);
+        assert!(deflater.history.is_none(), "what was not sent is no context");
+        assert!(deflater.deflate(&[b'a'; 5000], &mut pool).is_some());
+    }
+
+    #[test]
+    fn eight_bits_can_not_be_made_and_are_not_tried() {
+        let mut deflater = Deflater::new(params(8, true));
+        assert_eq!(deflater.deflate(&[b'a'; 5000], &mut DeflaterPool::new(6)), None);
+    }
+
+    #[test]
+    fn a_repeated_message_costs_next_to_nothing_with_a_context() {
+        let mut pool = DeflaterPool::new(6);
+        let message = br#"{"channel":"prices","symbol":"ABC","bid":101.25,"ask":101.5}"#;
+        let mut own = Deflater::new(params(15, true));
+        let first = own.deflate(message, &mut pool).map(<[u8]>::len);
+        let second = own.deflate(message, &mut pool).map(<[u8]>::len);
+        assert!(second.is_some_and(|len| len < 10), "{first:?} then {second:?}");
+        let mut shared = SharedDeflater::new(6);
+        let alone = shared.deflate(message).map(<[u8]>::to_vec);
+        assert_eq!(alone, shared.deflate(message).map(<[u8]>::to_vec));
+    }
+
+    #[test]
+    fn a_context_never_outgrows_its_bound() {
+        let mut pool = DeflaterPool::new(1);
+        let mut deflater = Deflater::new(params(9, true));
+        for _ in 0..100 {
+            deflater.deflate(&[b'a'; 1000], &mut pool);
+        }
+        let kept = deflater.history.map_or(0, |it| it.bytes.capacity());
+        assert!(kept <= 512, "{kept}");
     }
 }

@@ -376,3 +376,186 @@ impl<'h> Elements<'h> {
 pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Checks a server's answer to `offers`, and what it then compresses with.
+    #[track_caller]
+    fn answers(policy: &DeflatePolicy, offers: &str, expect: Option<(&str, [u8; 2], [bool; 2])>) {
+        let accepted = accept([offers.as_bytes()], policy);
+        let accepted = accepted.as_ref().map(|(params, answer)| {
+            let bits = [params.send_window_bits, params.receive_window_bits];
+            (answer.as_str(), bits, [params.send_takeover, params.receive_takeover])
+        });
+        assert_eq!(accepted, expect, "{offers}");
+    }
+
+    const BOTH: [bool; 2] = [true, true];
+
+    #[test]
+    fn offers_are_answered_as_they_ask() {
+        let policy = DeflatePolicy::default();
+        let name = "permessage-deflate";
+        answers(&policy, name, Some((name, [15, 15], BOTH)));
+        answers(
+            &policy,
+            "permessage-deflate; client_max_window_bits",
+            Some((name, [15, 15], BOTH)),
+        );
+        answers(
+            &policy,
+            "Permessage-Deflate ;\tserver_no_context_takeover;client_no_context_takeover",
+            Some((
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+                [15, 15],
+                [false, false],
+            )),
+        );
+        answers(
+            &policy,
+            "permessage-deflate; server_max_window_bits=\"1\\0\"; client_max_window_bits=9",
+            Some(("permessage-deflate; server_max_window_bits=10", [10, 9], BOTH)),
+        );
+    }
+
+    #[test]
+    fn a_policy_asks_for_less_only_of_whom_it_may() {
+        let policy = DeflatePolicy {
+            send_takeover: false,
+            receive_takeover: false,
+            receive_window_bits_max: 11,
+        };
+        let shared = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        answers(&policy, "permessage-deflate", Some((shared, [15, 15], [false, false])));
+        answers(
+            &policy,
+            "permessage-deflate; client_max_window_bits",
+            Some((&format!("{shared}; client_max_window_bits=11"), [15, 11], [false, false])),
+        );
+        answers(
+            &policy,
+            "permessage-deflate; client_max_window_bits=10",
+            Some((shared, [15, 10], [false, false])),
+        );
+    }
+
+    #[test]
+    fn what_can_not_be_honoured_is_declined() {
+        let policy = DeflatePolicy::default();
+        for offer in [
+            "",
+            "permessage-bzip2",
+            "permessage-deflate; server_max_window_bits",
+            "permessage-deflate; server_max_window_bits=8",
+            "permessage-deflate; server_max_window_bits=7",
+            "permessage-deflate; server_max_window_bits=16",
+            "permessage-deflate; server_max_window_bits=09",
+            "permessage-deflate; server_max_window_bits=+9",
+            "permessage-deflate; server_max_window_bits=10; server_max_window_bits=10",
+            "permessage-deflate; client_max_window_bits=x",
+            "permessage-deflate; client_max_window_bits; client_max_window_bits",
+            "permessage-deflate; server_no_context_takeover=1",
+            "permessage-deflate; server_no_context_takeover; server_no_context_takeover",
+            "permessage-deflate; unknown",
+            "permessage-deflate; \"quoted\"",
+            "permessage-deflate; client_max_window_bits=\"\"",
+            "permessage-deflate; client_max_window_bits=\"1",
+            "permessage-deflate foo",
+            ";",
+            "\u{FF}",
+        ] {
+            answers(&policy, offer, None);
+        }
+    }
+
+    #[test]
+    fn the_first_offer_that_can_be_honoured_wins() {
+        let policy = DeflatePolicy::default();
+        answers(
+            &policy,
+            ", other; a=b , permessage-deflate; server_max_window_bits=8,, permessage-deflate; \
+             server_max_window_bits=9, permessage-deflate",
+            Some(("permessage-deflate; server_max_window_bits=9", [9, 15], BOTH)),
+        );
+        let headers = [&b"permessage-deflate; x"[..], b"permessage-deflate"];
+        assert!(accept(headers, &policy).is_some(), "headers are one list");
+    }
+
+    #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "the calls read better")]
+    fn judges(offer: &DeflateOffer, answer: &str, expect: Result<Option<[u8; 2]>, AnswerError>) {
+        let judged = check([answer.as_bytes()], Some(offer));
+        let bits = |it: DeflateParams| [it.send_window_bits, it.receive_window_bits];
+        assert_eq!(judged.map(|it| it.map(bits)), expect, "{answer}");
+    }
+
+    #[test]
+    fn a_client_takes_what_it_asked_for() {
+        let offer = DeflateOffer::default();
+        assert_eq!(offer.header(), "permessage-deflate; client_max_window_bits");
+        judges(&offer, "", Ok(None));
+        judges(&offer, "permessage-deflate", Ok(Some([15, 15])));
+        judges(&offer, "permessage-deflate; server_max_window_bits=8", Ok(Some([15, 8])));
+        judges(&offer, "permessage-deflate; client_max_window_bits=8", Ok(Some([8, 15])));
+        let strict = DeflateOffer {
+            receive_takeover: false,
+            send_takeover: false,
+            receive_window_bits_max: 10,
+            send_window_bits_max: 12,
+        };
+        assert_eq!(
+            strict.header(),
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover; \
+             server_max_window_bits=10; client_max_window_bits=12"
+        );
+        let answer = "permessage-deflate; server_no_context_takeover; server_max_window_bits=9";
+        judges(&strict, answer, Ok(Some([12, 9])));
+    }
+
+    #[test]
+    fn a_client_fails_on_what_it_did_not_ask_for() {
+        let offer = DeflateOffer::default();
+        let other = |name: &str| Err(AnswerError::NotOffered(name.into()));
+        judges(&offer, "x-webkit-deflate-frame", other("x-webkit-deflate-frame"));
+        judges(&offer, "permessage-deflate, permessage-deflate", other("permessage-deflate"));
+        judges(&offer, "permessage-deflate; x", Err(AnswerError::Params));
+        judges(&offer, "permessage-deflate; client_max_window_bits", Err(AnswerError::Params));
+        judges(&offer, "permessage-deflate; server_max_window_bits", Err(AnswerError::Params));
+        judges(&offer, "permessage-deflate; server_max_window_bits=16", Err(AnswerError::Params));
+        judges(&offer, "permessage-deflate;", Err(AnswerError::Syntax));
+        let strict = DeflateOffer { receive_window_bits_max: 10, ..offer };
+        judges(&strict, "permessage-deflate", Err(AnswerError::Params));
+        judges(&strict, "permessage-deflate; server_max_window_bits=11", Err(AnswerError::Params));
+        let alone = DeflateOffer { receive_takeover: false, ..offer };
+        judges(&alone, "permessage-deflate", Err(AnswerError::Params));
+        let unasked = check([&b"permessage-deflate"[..]], None);
+        assert_eq!(unasked, Err(AnswerError::NotOffered("permessage-deflate".into())));
+    }
+
+    #[test]
+    fn both_ends_understand_each_other() {
+        for bits in 9..=15 {
+            for takeover in [true, false] {
+                let offer = DeflateOffer {
+                    receive_takeover: takeover,
+                    receive_window_bits_max: bits,
+                    ..DeflateOffer::default()
+                };
+                let policy = DeflatePolicy {
+                    receive_takeover: takeover,
+                    receive_window_bits_max: bits,
+                    ..DeflatePolicy::default()
+                };
+                let header = offer.header();
+                let (server, answer) = accept([header.as_bytes()], &policy).unwrap();
+                let client = check([answer.as_bytes()], Some(&offer)).unwrap().unwrap();
+                assert_eq!(client.send_window_bits, server.receive_window_bits);
+                assert_eq!(client.receive_window_bits, server.send_window_bits);
+                assert_eq!(client.send_takeover, server.receive_takeover);
+                assert_eq!(client.receive_takeover, server.send_takeover);
+            }
+        }
+    }
+}

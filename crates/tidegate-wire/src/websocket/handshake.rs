@@ -414,3 +414,202 @@ fn status(line: &[u8]) -> Option<u16> {
     let is_number = number.iter().all(u8::is_ascii_digit) && matches!(words, [] | [b' ', ..]);
     is_number.then(|| std::str::from_utf8(number).ok()?.parse().ok()).flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: [(&str, &[u8]); 5] = [
+        ("Host", b"server.example.com"),
+        ("Upgrade", b"websocket"),
+        ("Connection", b"Upgrade"),
+        ("Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+        ("Sec-WebSocket-Version", b"13"),
+    ];
+
+    /// Checks the verdict on a good request in which `name` has `values` instead.
+    #[track_caller]
+    fn verdict(name: &'static str, values: &[&'static str], expect: Result<(), Refusal>) {
+        let mut headers: Vec<(&str, &[u8])> = GOOD.to_vec();
+        headers.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
+        headers.extend(values.iter().map(|value| (name, value.as_bytes())));
+        let request = Request { method: "GET", is_http_1_1: true, headers: &headers[..] };
+        assert_eq!(check(&request, None).map(drop), expect, "{name}: {values:?}");
+    }
+
+    #[test]
+    fn the_accept_key_is_that_of_the_rfc() {
+        assert_eq!(&accept_key("dGhlIHNhbXBsZSBub25jZQ=="), b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn a_request_is_a_get_of_http_1_1() {
+        let request = Request { method: "POST", is_http_1_1: true, headers: &GOOD[..] };
+        assert_eq!(check(&request, None), Err(Refusal::Method));
+        let request = Request { method: "GET", is_http_1_1: false, headers: &GOOD[..] };
+        assert_eq!(check(&request, None), Err(Refusal::HttpVersion));
+    }
+
+    #[test]
+    fn every_needed_field_is_checked() {
+        verdict("host", &["a"], Ok(()));
+        for values in [&[][..], &[" "], &["a", "b"]] {
+            verdict("host", values, Err(Refusal::Host));
+        }
+        verdict("upgrade", &["WebSocket"], Ok(()));
+        verdict("upgrade", &["h2c, websocket"], Ok(()));
+        for values in [&[][..], &["websockets"], &["h2c"]] {
+            verdict("upgrade", values, Err(Refusal::Upgrade));
+        }
+        verdict("connection", &["keep-alive, UPGRADE"], Ok(()));
+        verdict("connection", &["keep-alive", "upgrade"], Ok(()));
+        for values in [&[][..], &["keep-alive"], &["upgrade-insecure"]] {
+            verdict("connection", values, Err(Refusal::Connection));
+        }
+        for values in [&[][..], &["8"], &["13, 8"], &["13", "13"]] {
+            verdict("sec-websocket-version", values, Err(Refusal::Version));
+        }
+        verdict("sec-websocket-key", &["  AAAAAAAAAAAAAAAAAAAAAA== "], Ok(()));
+        // The last character holds bits that say nothing.
+        verdict("sec-websocket-key", &["AAAAAAAAAAAAAAAAAAAAAB=="], Ok(()));
+        let good = "AAAAAAAAAAAAAAAAAAAAAA==";
+        for values in [
+            &[][..],
+            &[""],
+            &["AAAAAAAAAAAAAAAAAAAAAAA="],
+            &["AAAAAAAAAAAAAAAAAAAAAAAA"],
+            &["AAAAAAAAAAAAAAAAAAAA"],
+            &["AAAAAAAAAAAAAAAAAAAAAA"],
+            &["AAAAAAAAAA-AAAAAAAAAAA=="],
+            &[good, good],
+        ] {
+            verdict("sec-websocket-key", values, Err(Refusal::Key));
+        }
+        verdict("sec-websocket-protocol", &["a b"], Err(Refusal::Protocols));
+        verdict("sec-websocket-protocol", &["a,,b", ""], Ok(()));
+    }
+
+    #[test]
+    fn refusals_have_their_status() {
+        assert_eq!(Refusal::Version.status(), 426);
+        assert_eq!(Refusal::Upgrade.status(), 426);
+        assert_eq!(Refusal::Method.status(), 405);
+        assert_eq!(Refusal::Key.status(), 400);
+    }
+
+    #[test]
+    fn the_clients_order_of_subprotocols_decides() {
+        let mut headers: Vec<(&str, &[u8])> = GOOD.to_vec();
+        headers.push(("Sec-WebSocket-Protocol", b"x, b"));
+        headers.push(("sec-websocket-protocol", b"a"));
+        let request = Request { method: "GET", is_http_1_1: true, headers: &headers[..] };
+        let accepted = check(&request, Some(&DeflatePolicy::default())).unwrap();
+        assert_eq!(accepted.protocols, ["x", "b", "a"]);
+        assert_eq!(accepted.select(&["a", "b"]), Some("b"));
+        assert_eq!(accepted.select(&["c"]), None);
+        assert_eq!(accepted.deflate, None, "it was not offered");
+    }
+
+    const REQUEST: ClientRequest<'_> = ClientRequest {
+        host: "server.example.com",
+        target: "/chat?a=b",
+        protocols: &["chat", "superchat"],
+        deflate: Some(DeflateOffer {
+            receive_takeover: true,
+            send_takeover: true,
+            receive_window_bits_max: 15,
+            send_window_bits_max: 15,
+        }),
+        headers: &[("Origin", "http://example.com")],
+        nonce: *b"the sample nonce",
+    };
+
+    fn start() -> ClientHandshake {
+        ClientHandshake::start(&REQUEST, &mut Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn both_ends_shake_hands() {
+        let mut bytes = Vec::new();
+        let client = ClientHandshake::start(&REQUEST, &mut bytes).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.starts_with("GET /chat?a=b HTTP/1.1\r\nHost: server.example.com\r\n"));
+        let headers: Vec<(&str, &[u8])> = text
+            .split("\r\n")
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name, value.as_bytes()))
+            .collect();
+        let request = Request { method: "GET", is_http_1_1: true, headers: &headers[..] };
+        let accepted = check(&request, Some(&DeflatePolicy::default())).unwrap();
+        let mut answer = Vec::new();
+        accepted.response(accepted.select(&["superchat"]), &[("X-Node", "1")], &mut answer);
+        answer.extend_from_slice(b"\x81\x00");
+        let answered = client.finish(&answer).unwrap().unwrap();
+        assert_eq!(answered.head_len, answer.len() - 2);
+        assert_eq!(answered.protocol.as_deref(), Some("superchat"));
+        assert!(answered.deflate.is_some());
+        for cut in 0..answered.head_len {
+            assert_eq!(client.finish(&answer[..cut]), Ok(None), "cut at {cut}");
+        }
+    }
+
+    /// Checks the verdict on a good answer in which `from` is `to`.
+    #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "the calls read better")]
+    fn answered(from: &str, to: &str, expect: Result<(), HandshakeError>) {
+        let good = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+                    Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+                    Sec-WebSocket-Protocol: chat\r\n\r\n";
+        assert!(good.contains(from));
+        let verdict = start().finish(good.replace(from, to).as_bytes());
+        assert_eq!(verdict.map(|it| assert!(it.is_some())), expect, "{from:?} as {to:?}");
+    }
+
+    #[test]
+    fn a_client_checks_every_part_of_the_answer() {
+        answered("", "", Ok(()));
+        answered(" Switching Protocols", "", Ok(()));
+        answered("websocket", "WebSocket", Ok(()));
+        answered("101 Switching Protocols", "403 Forbidden", Err(HandshakeError::Status(403)));
+        answered("101 ", "1012 ", Err(HandshakeError::Malformed));
+        answered("HTTP/1.1", "HTTP/1.0", Err(HandshakeError::Malformed));
+        answered("HTTP/1.1", "SSH-2.0-", Err(HandshakeError::Malformed));
+        answered("websocket", "h2c", Err(HandshakeError::Upgrade));
+        answered("Connection: Upgrade", "Connection: close", Err(HandshakeError::Connection));
+        answered("s3p", "s4p", Err(HandshakeError::Accept));
+        answered("Sec-WebSocket-Accept", "X", Err(HandshakeError::Accept));
+        answered(": chat", ": Chat", Err(HandshakeError::Protocol));
+        answered(": chat", ": chat, superchat", Err(HandshakeError::Protocol));
+        answered("Upgrade:", " Upgrade:", Err(HandshakeError::Malformed));
+        answered("Upgrade:", "Upgrade :", Err(HandshakeError::Malformed));
+        answered("Upgrade: websocket\r\n", "Upgrade: websocket\n", Err(HandshakeError::Malformed));
+        let extension = "Sec-WebSocket-Extensions: other";
+        let refused = HandshakeError::Extension(AnswerError::NotOffered("other".into()));
+        answered("Sec-WebSocket-Protocol: chat", extension, Err(refused));
+    }
+
+    #[test]
+    fn an_endless_head_is_refused() {
+        let mut answer = b"HTTP/1.1 101 \r\nX: ".to_vec();
+        answer.resize(HEAD_LEN_MAX - 1, b'x');
+        assert_eq!(start().finish(&answer), Ok(None));
+        answer.push(b'x');
+        assert_eq!(start().finish(&answer), Err(HandshakeError::TooLong));
+    }
+
+    #[test]
+    fn nothing_breaks_out_of_its_place_in_the_request() {
+        #[track_caller]
+        fn refused(request: ClientRequest<'_>, part: &'static str) {
+            let mut out = Vec::new();
+            let end = ClientHandshake::start(&request, &mut out).map(drop);
+            assert_eq!((end, out), (Err(HandshakeError::Request(part)), Vec::new()));
+        }
+        refused(ClientRequest { target: "/a b", ..REQUEST }, "target");
+        refused(ClientRequest { target: "", ..REQUEST }, "target");
+        refused(ClientRequest { host: "a\r\nX: y", ..REQUEST }, "host");
+        refused(ClientRequest { protocols: &["a,b"], ..REQUEST }, "subprotocol");
+        refused(ClientRequest { headers: &[("X", "a\r\nb")], ..REQUEST }, "header");
+        refused(ClientRequest { headers: &[("X:", "a")], ..REQUEST }, "header");
+    }
+}
