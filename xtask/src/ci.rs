@@ -267,7 +267,6 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const PLAN: &[Step] = &[
         step("build", Cargo, &[], &[], 1),
-        step("build", Cargo, gateway::BUILD, &[], 30),
         step("test", Cargo, &[], &[], 1),
         step("clients", Xtask, &[], &["build"], 1),
         step("browser", Xtask, &[], &["clients"], 1),
