@@ -4,6 +4,7 @@
 //! kept. Every frame that comes back is compared with the one that is due, header included.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use serde::Serialize;
 use crate::Target;
 use crate::frame::{self, Masking};
 use crate::http;
-use crate::message::Template;
+use crate::message::{SEQ_LEN, Template};
 use crate::meter::{self, Calls};
 use crate::net::{self, Poll};
 use crate::peer::{self, ACCEPT, Peer};
@@ -92,11 +93,43 @@ struct Clients {
     poll: Poll,
     clients: Vec<Client>,
     depth: u64,
-    /// Frames as they are sent, and as they come back: a raw echo returns the mask too.
-    reply: Masking,
-    template: Template,
     scratch: Vec<u8>,
-    due: Vec<u8>,
+}
+
+/// A frame whose sequence number counts up in place: building each anew would cost the generator
+/// more than an echo costs the server.
+struct Counter {
+    frame: Vec<u8>,
+    /// Where the digits are, and what they are masked with.
+    digits: Range<usize>,
+    mask: [u8; 4],
+}
+
+impl Counter {
+    /// The first frame of client `index`.
+    fn new(bytes: usize, index: usize, masking: Masking) -> Result<Self> {
+        let mut frame = Vec::new();
+        frame::write(
+            &mut frame,
+            frame::TEXT,
+            Template::new(bytes)?.write(0, index as u64),
+            masking,
+        );
+        let start = frame.len() - bytes;
+        let mask = if masking == Masking::Masked { frame::MASK } else { [0; 4] };
+        Ok(Self { frame, digits: start..start + SEQ_LEN, mask })
+    }
+
+    fn advance(&mut self) {
+        for (place, byte) in self.frame[self.digits.clone()].iter_mut().enumerate().rev() {
+            let key = self.mask[place % 4];
+            if *byte ^ key != b'9' {
+                *byte = ((*byte ^ key) + 1) ^ key;
+                return;
+            }
+            *byte = b'0' ^ key;
+        }
+    }
 }
 
 struct Client {
@@ -104,6 +137,9 @@ struct Client {
     is_open: bool,
     sent: u64,
     received: u64,
+    /// The next frame that is sent, and the next that is due.
+    next: Counter,
+    due: Counter,
     /// Where this run ends.
     until: u64,
     rest: Vec<u8>,
@@ -121,11 +157,10 @@ impl Clients {
             poll: Poll::new()?,
             clients: Vec::new(),
             depth: echo.depth,
-            reply: if target.peer == Peer::Raw { Masking::Masked } else { Masking::Unmasked },
-            template: Template::new(echo.bytes)?,
             scratch: vec![0; 1 << 20],
-            due: Vec::new(),
         };
+        // A raw echo returns the mask too.
+        let reply = if target.peer == Peer::Raw { Masking::Masked } else { Masking::Unmasked };
         for index in 0..echo.clients {
             let fd = net::dial(target.address, None)?;
             clients.poll.add(&fd, index as u64)?;
@@ -138,6 +173,8 @@ impl Clients {
                 is_open,
                 sent: 0,
                 received: 0,
+                next: Counter::new(echo.bytes, index, Masking::Masked)?,
+                due: Counter::new(echo.bytes, index, reply)?,
                 until: 0,
                 rest: Vec::new(),
                 output: Vec::new(),
@@ -184,8 +221,8 @@ impl Clients {
     fn send(&mut self, index: usize, count: u64) -> Result<()> {
         let client = &mut self.clients[index];
         for _ in 0..count {
-            let payload = self.template.write(client.sent, index as u64);
-            frame::write(&mut client.output, frame::TEXT, payload, Masking::Masked);
+            client.output.extend_from_slice(&client.next.frame);
+            client.next.advance();
             client.sent += 1;
         }
         if client.is_waiting { Ok(()) } else { self.flush(index) }
@@ -227,16 +264,15 @@ impl Clients {
         }
         let mut came = 0;
         while !input.is_empty() {
-            self.due.clear();
-            let payload = self.template.write(client.received, index as u64);
-            frame::write(&mut self.due, frame::TEXT, payload, self.reply);
-            if input.starts_with(&self.due) {
-                input = &input[self.due.len()..];
+            let due = &client.due.frame;
+            if input.starts_with(due) {
+                input = &input[due.len()..];
+                client.due.advance();
                 client.received += 1;
                 came += 1;
                 continue;
             }
-            if self.due.starts_with(input) {
+            if due.starts_with(input) {
                 break;
             }
             // It is no echo: a ping, a close, or an error.
@@ -255,4 +291,23 @@ fn hello(address: SocketAddr, path: &str, fd: &OwnedFd) -> Result<()> {
     let head = peer::upgrade(address, path);
     ensure!(net::write(fd, head.as_bytes())? == head.len(), "a head was not taken at once");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counted_frame_is_the_frame_that_would_be_built() {
+        for masking in [Masking::Masked, Masking::Unmasked] {
+            let mut counter = Counter::new(125, 7, masking).unwrap();
+            let mut template = Template::new(125).unwrap();
+            for seq in 0..1200 {
+                let mut built = Vec::new();
+                frame::write(&mut built, frame::TEXT, template.write(seq, 7), masking);
+                assert_eq!(counter.frame, built, "message {seq}");
+                counter.advance();
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ pub(crate) const PONG: u8 = 10;
 
 /// The mask of every frame we send. It need not be random here, only not zero, for the server
 /// should have the work of unmasking.
-const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+pub(crate) const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
 /// Whether a peer wants frames masked, as clients must, or finished for it to pass on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

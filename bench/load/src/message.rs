@@ -13,6 +13,9 @@ pub(crate) const LEN_MIN: usize = 30;
 /// Publications that may be in flight at once. A power of two.
 pub(crate) const FLIGHT_MAX: usize = 1024;
 
+/// Digits of the sequence number, which begins the payload.
+pub(crate) const SEQ_LEN: usize = 12;
+
 /// A payload of fixed length into which numbers are written in place.
 #[derive(Clone)]
 pub(crate) struct Template {
@@ -29,7 +32,7 @@ impl Template {
 
     /// The payload with these numbers.
     pub(crate) fn write(&mut self, seq: u64, stamp: u64) -> &[u8] {
-        digits(&mut self.bytes[..12], seq);
+        digits(&mut self.bytes[..SEQ_LEN], seq);
         digits(&mut self.bytes[13..29], stamp);
         &self.bytes
     }
@@ -45,7 +48,7 @@ impl Template {
 /// The sequence number and the stamp of a payload.
 fn numbers(payload: &[u8]) -> Option<(u64, u64)> {
     let number = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.parse().ok();
-    Some((number(payload.get(..12)?)?, number(payload.get(13..29)?)?))
+    Some((number(payload.get(..SEQ_LEN)?)?, number(payload.get(13..29)?)?))
 }
 
 fn digits(place: &mut [u8], mut number: u64) {
