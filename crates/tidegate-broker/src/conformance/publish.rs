@@ -1,5 +1,7 @@
 //! What becomes of a draft: keys, ends, order, bounds on keys, sealing.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tidegate_core::{EventName, SessionId};
 
 use super::*;
@@ -241,12 +243,14 @@ pub fn a_retried_draft_is_not_doubled<S: Subject>() {
 pub fn a_sealed_broker_refuses_and_keeps_what_it_accepted<S: Subject>() {
     let bench = Bench::<S>::new();
     assert!(bench.broker().is_ready());
+    let is_sealed = AtomicBool::new(false);
     let publish = |thread: usize| {
         let channel = format!("c{thread}");
         let mut accepted = 0;
         loop {
+            let is_sealed = is_sealed.load(Ordering::Relaxed);
             match bench.try_publish(text(&channel, &accepted.to_string())) {
-                Ok(Published::New(_)) => accepted += 1,
+                Ok(Published::New(_)) if !is_sealed => accepted += 1,
                 Err(PublishError::Unavailable { perhaps_accepted: false }) => return accepted,
                 other => panic!("{other:?}"),
             }
@@ -259,6 +263,7 @@ pub fn a_sealed_broker_refuses_and_keeps_what_it_accepted<S: Subject>() {
             thread::yield_now();
         }
         assert_eq!(bench.subject.wait(bench.broker().seal()), Ok(()));
+        is_sealed.store(true, Ordering::Relaxed);
         let sealed = [0, 1, 2].map(|nth| bench.read(&format!("c{nth}"), From::Start).entries.len());
         let accepted = threads.into_iter().map(|it| it.join().unwrap()).collect::<Vec<_>>();
         (sealed, accepted)
