@@ -29,8 +29,8 @@ pub struct Hub<S> {
 /// One channel of a hub.
 #[derive(Debug)]
 pub struct HubChannel<S> {
-    /// Everything through this was delivered to who is live.
-    last: Position,
+    /// Everything through this was delivered to who is live; `None` until the channel is opened.
+    last: Option<Position>,
     /// What a read that is under way must reach.
     reading: Option<u64>,
     /// The subscribers, live or not, by the keys that [`Hub::subscribe`] answered.
@@ -73,19 +73,23 @@ impl<S> Default for Hub<S> {
 }
 
 impl<S> Hub<S> {
-    /// Begins to follow `channel`, which the broker watches for us since `state`.
-    pub fn open(&mut self, channel: &ChannelName, state: &ChannelState) {
-        self.channels.entry(channel.clone()).or_insert_with(|| HubChannel {
-            last: state.now(),
-            reading: None,
-            subscribers: Slab::new(),
-        });
+    /// The broker watches `channel` for us since `state`: entries can be delivered. What came before
+    /// the answer did is read.
+    pub fn open(&mut self, channel: &ChannelName, state: &ChannelState) -> Option<Effect> {
+        let it = self.channels.get_mut(channel)?;
+        if it.last.is_some() {
+            return None;
+        }
+        let last = state.now();
+        it.last = Some(last);
+        let at_least = it.reading.take().filter(|it| *it > last.offset)?;
+        it.read(channel, last, at_least)
     }
 
-    /// Where the hub is in `channel`, if it follows it.
+    /// Where the hub is in `channel`, if it is open.
     #[must_use]
     pub fn last(&self, channel: &ChannelName) -> Option<Position> {
-        self.channels.get(channel).map(|it| it.last)
+        self.channels.get(channel)?.last
     }
 
     /// A channel that the hub follows.
@@ -99,9 +103,17 @@ impl<S> Hub<S> {
         self.channels.iter()
     }
 
-    /// Adds a subscriber to an opened channel; `None` if it is not open.
-    pub fn subscribe(&mut self, channel: &ChannelName, subscriber: S) -> Option<usize> {
-        self.channels.get_mut(channel).map(|it| it.subscribers.insert(subscriber))
+    /// Adds a subscriber. `true` if it is the first one: the broker has to watch the channel, and
+    /// its answer goes to [`Hub::open`].
+    pub fn subscribe(&mut self, channel: &ChannelName, subscriber: S) -> (usize, bool) {
+        if let Some(it) = self.channels.get_mut(channel) {
+            return (it.subscribers.insert(subscriber), false);
+        }
+        let mut subscribers = Slab::new();
+        let key = subscribers.insert(subscriber);
+        let it = HubChannel { last: None, reading: None, subscribers };
+        self.channels.insert(channel.clone(), it);
+        (key, true)
     }
 
     /// Removes a subscriber. `true` if it was the last one: the channel is closed, and the broker
@@ -136,7 +148,7 @@ impl<S> Hub<S> {
                 TailEvent::Broken => {
                     batches.clear();
                     for (channel, it) in &mut self.channels {
-                        effects.extend(it.read(channel, it.last.offset));
+                        effects.extend(it.read_on(channel, 0));
                     }
                 }
                 TailEvent::Away | TailEvent::Back => {}
@@ -144,8 +156,7 @@ impl<S> Hub<S> {
         }
         for channel in drained.dirty {
             if let Some(it) = self.channels.get_mut(&channel) {
-                let at_least = it.last.offset;
-                effects.extend(it.read(&channel, at_least));
+                effects.extend(it.read_on(&channel, 0));
             }
         }
         effects
@@ -159,19 +170,17 @@ impl<S> Hub<S> {
     ) {
         let Some(it) = self.channels.get_mut(&entry.channel) else { return };
         let to = entry.position;
-        if let Some(at_least) = &mut it.reading {
-            *at_least = to.offset.max(*at_least);
+        let chains = it.last.filter(|last| {
+            it.reading.is_none() && to.epoch == last.epoch && entry.prev <= last.offset
+        });
+        let Some(last) = chains else {
+            effects.extend(it.read_on(&entry.channel, to.offset));
+            return;
+        };
+        if to.offset <= last.offset {
             return;
         }
-        let same_epoch = to.epoch == it.last.epoch;
-        if same_epoch && to.offset <= it.last.offset {
-            return;
-        }
-        if !same_epoch || entry.prev > it.last.offset {
-            effects.extend(it.read(&entry.channel, to.offset));
-            return;
-        }
-        it.last = to;
+        it.last = Some(to);
         let joined = batches.get(&entry.channel).and_then(|at| effects.get_mut(*at));
         if let Some(Effect::Deliver { entries, .. }) = joined {
             entries.push(entry);
@@ -184,14 +193,15 @@ impl<S> Hub<S> {
 
     fn handle_dropped(&mut self, channel: ChannelName, floor: Position, effects: &mut Vec<Effect>) {
         let Some(it) = self.channels.get_mut(&channel) else { return };
-        let is_old = floor.epoch == it.last.epoch && floor.offset <= it.last.offset;
+        // Not open yet: who subscribes reads the log, whose floor tells the drop.
+        let Some(requested) = it.last else { return };
         if let Some(at_least) = &mut it.reading {
             *at_least = floor.offset.max(*at_least);
         }
-        if is_old {
+        if floor.epoch == requested.epoch && floor.offset <= requested.offset {
             return;
         }
-        let requested = std::mem::replace(&mut it.last, floor);
+        it.last = Some(floor);
         let gap = Gap { requested, resumed: floor, reason: GapReason::Dropped };
         effects.push(Effect::Gap { channel, gap });
     }
@@ -209,18 +219,21 @@ impl<S> Hub<S> {
         let mut effects = Vec::new();
         let Some(it) = self.channels.get_mut(channel) else { return effects };
         let Some(at_least) = it.reading.take() else { return effects };
+        let Some(last) = it.last else { return effects };
         // A drop that came while the read was under way has moved `last` past the page.
-        if tail.epoch == it.last.epoch && tail.offset < it.last.offset {
+        let reached = if tail.epoch == last.epoch && tail.offset < last.offset {
             entries.clear();
+            last
         } else {
-            it.last = tail;
             effects.extend(gap.map(|gap| Effect::Gap { channel: channel.clone(), gap }));
-        }
+            tail
+        };
+        it.last = Some(reached);
         if !entries.is_empty() {
             effects.push(Effect::Deliver { channel: channel.clone(), entries });
         }
-        if !is_last || it.last.offset < at_least {
-            effects.extend(it.read(channel, at_least));
+        if !is_last || reached.offset < at_least {
+            effects.extend(it.read(channel, reached, at_least));
         }
         effects
     }
@@ -229,26 +242,31 @@ impl<S> Hub<S> {
     pub fn handle_read_failed(&mut self, channel: &ChannelName) -> Option<Effect> {
         let it = self.channels.get_mut(channel)?;
         let at_least = it.reading.take()?;
-        it.read(channel, at_least)
+        it.read_on(channel, at_least)
     }
 }
 
 impl<S> HubChannel<S> {
-    /// Everything through this was delivered to who is live.
+    /// Everything through this was delivered to who is live; `None` until the channel is opened.
     #[must_use]
-    pub fn last(&self) -> Position {
+    pub fn last(&self) -> Option<Position> {
         self.last
     }
 
-    fn read(&mut self, channel: &ChannelName, at_least: u64) -> Option<Effect> {
+    /// Asks for what comes after `last`, unless that is under way already; then only for more of it.
+    fn read_on(&mut self, channel: &ChannelName, at_least: u64) -> Option<Effect> {
+        let Some(last) = self.last else {
+            self.reading = self.reading.max(Some(at_least));
+            return None;
+        };
+        self.read(channel, last, at_least.max(last.offset))
+    }
+
+    fn read(&mut self, channel: &ChannelName, after: Position, at_least: u64) -> Option<Effect> {
         let is_under_way = self.reading.is_some();
-        let at_least = self.reading.map_or(at_least, |it| it.max(at_least));
+        let at_least = at_least.max(self.reading.unwrap_or(0));
         self.reading = Some(at_least);
-        (!is_under_way).then(|| Effect::Read {
-            channel: channel.clone(),
-            after: self.last,
-            at_least,
-        })
+        (!is_under_way).then(|| Effect::Read { channel: channel.clone(), after, at_least })
     }
 }
 
@@ -280,8 +298,8 @@ mod tests {
     fn hub() -> Hub<()> {
         let mut hub = Hub::default();
         let lineage = Lineage::new(Epoch::new(1));
+        assert_eq!(hub.subscribe(&name(), ()), (0, true));
         hub.open(&name(), &ChannelState { floor: 0, head: 10, ended: None, lineage });
-        hub.subscribe(&name(), ()).unwrap();
         hub
     }
 
@@ -345,9 +363,20 @@ mod tests {
     }
 
     #[test]
+    fn what_came_before_the_channel_was_open_is_read() {
+        let mut hub = Hub::default();
+        hub.subscribe(&name(), ());
+        assert_eq!(tell(&mut hub, &[entry(11, 3)]), []);
+        let lineage = Lineage::new(Epoch::new(1));
+        let state = ChannelState { floor: 0, head: 10, ended: None, lineage };
+        assert_eq!(hub.open(&name(), &state), Some(read(10, 11)));
+    }
+
+    #[test]
     fn the_last_subscriber_closes_the_channel() {
         let mut hub = hub();
-        let second = hub.subscribe(&name(), ()).unwrap();
+        let (second, is_first) = hub.subscribe(&name(), ());
+        assert!(!is_first);
         assert!(!hub.unsubscribe(&name(), 0));
         assert!(hub.unsubscribe(&name(), second));
         assert_eq!(hub.last(&name()), None);

@@ -171,6 +171,11 @@ impl<T: Item> Subscription<T> {
         }
     }
 
+    /// Drops the oldest of what waits; it is told as a gap.
+    pub fn drop_oldest(&mut self) {
+        self.outbox.pop();
+    }
+
     /// A gap for everyone on the channel, such as a dropped log: what waits is part of it.
     pub fn handle_gap(&mut self, gap: Gap) {
         if self.mode == Mode::Ended {

@@ -255,8 +255,8 @@ impl Problem {
     /// 405: the path has other methods, `allow`: `"GET, HEAD, POST"`.
     #[must_use]
     pub fn method_not_allowed(method: &str, allow: &'static str) -> Self {
-        let detail = format!("{method} is not for this path; {allow} are");
-        let detail = if allow.contains(',') { detail } else { detail.replace(" are", " is") };
+        let verb = if allow.contains(',') { "are" } else { "is" };
+        let detail = format!("{method} is not for this path; {allow} {verb}");
         let problem = Self::invalid(detail).with_status(StatusCode::METHOD_NOT_ALLOWED);
         Self { allow: Some(allow), ..problem }
     }
@@ -392,6 +392,12 @@ impl Problem {
         }
     }
 
+    /// When to try again, in whole seconds, rounded up.
+    #[must_use]
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        self.retry_after.map(whole_seconds)
+    }
+
     /// The WebSocket close code; 1012 while draining.
     #[must_use]
     pub fn websocket_close(&self) -> Option<u16> {
@@ -454,10 +460,17 @@ invalid_from!(ChannelNameError, CursorError, EventNameError, KeyError);
 
 impl From<PayloadError> for Problem {
     fn from(error: PayloadError) -> Self {
-        let problem = Self::invalid(error.to_string());
         match error {
-            PayloadError::Json(_) | PayloadError::Utf8 { .. } => problem,
-            PayloadError::Multipart => problem.with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            PayloadError::Json(_) => {
+                Self::invalid(format!("{error}; correct it, or say ?as=text or ?as=binary"))
+            }
+            PayloadError::Utf8 { .. } => {
+                Self::invalid(format!("{error}; send UTF-8, or say ?as=binary"))
+            }
+            PayloadError::Multipart => {
+                let problem = Self::invalid(error.to_string());
+                problem.with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+            }
         }
     }
 }
@@ -504,5 +517,196 @@ impl From<PublishError> for Problem {
                 Self { outcome_unknown: perhaps_accepted, ..Self::unavailable(detail) }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The contract's table: code, HTTP, gRPC, WebSocket.
+    #[test]
+    fn every_code_says_what_the_contract_says() {
+        let table = [
+            ("invalid_argument", Some(400), Some(3), Some(1007)),
+            ("unauthenticated", Some(401), Some(16), Some(3000)),
+            ("permission_denied", Some(403), Some(7), Some(3003)),
+            ("not_found", Some(404), Some(5), None),
+            ("ended", Some(409), Some(9), Some(1000)),
+            ("too_large", Some(413), Some(8), Some(1009)),
+            ("upgrade_required", Some(426), None, None),
+            ("rate_limited", Some(429), Some(8), Some(1008)),
+            ("deadline_exceeded", Some(504), Some(4), None),
+            ("slow_consumer", None, Some(10), Some(1013)),
+            ("upstream", Some(502), Some(14), Some(1014)),
+            ("unavailable", Some(503), Some(14), Some(1013)),
+            ("internal", Some(500), Some(13), Some(1011)),
+        ];
+        assert_eq!(table.len(), Code::ALL.len());
+        for (name, http, grpc, close) in table {
+            let code = Code::ALL.into_iter().find(|it| it.as_str() == name).unwrap();
+            assert_eq!(code.http_status().map(|it| it.as_u16()), http, "{name}");
+            assert_eq!((code.grpc_status(), code.websocket_close()), (grpc, close), "{name}");
+            let is_temporary = ["rate_limited", "upstream", "unavailable"].contains(&name);
+            assert_eq!(code.is_temporary(), is_temporary, "{name}");
+        }
+    }
+
+    #[track_caller]
+    fn check_json(problem: &Problem, expect: &str) {
+        let json = problem.to_json(0x0123_4567_89AB_CDEF_0123_4567_89AB_CDEF);
+        let instance = "urn:uuid:01234567-89ab-4def-8123-456789abcdef";
+        assert_eq!(String::from_utf8(json.clone()).unwrap(), expect.replace("INSTANCE", instance));
+        serde_json::from_slice::<serde_json::Value>(&json).unwrap();
+    }
+
+    #[test]
+    fn the_body_is_rfc_9457() {
+        check_json(
+            &Problem::invalid("\"x\" is\nwrong"),
+            r#"{"type":"urn:tidegate:error:invalid_argument","title":"Invalid argument","status":400,"detail":"\"x\" is\nwrong","code":"invalid_argument","instance":"INSTANCE"}"#,
+        );
+        let unknown = PublishError::Unavailable { perhaps_accepted: true };
+        check_json(
+            &Problem::from(unknown).with_retry_after(Duration::from_millis(1500)).with_index(3),
+            r#"{"index":3,"type":"urn:tidegate:error:unavailable","title":"Unavailable","status":503,"detail":"the broker is away; it may have accepted this: try again with the same key","code":"unavailable","instance":"INSTANCE","retry_after":1.5,"outcome":"unknown"}"#,
+        );
+    }
+
+    #[track_caller]
+    fn check_headers(problem: &Problem, version: Version, expect: &[(&str, &str)]) {
+        let mut headers = HeaderMap::new();
+        problem.write_headers(version, &mut headers);
+        let found: Vec<_> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(found.len(), expect.len(), "{found:?}");
+        for pair in expect {
+            assert!(found.contains(pair), "{found:?} has no {pair:?}");
+        }
+    }
+
+    #[test]
+    fn each_status_has_the_headers_it_needs() {
+        let http11 = Version::HTTP_11;
+        check_headers(&Problem::invalid("x"), http11, &[]);
+        check_headers(&Problem::unauthenticated("x"), http11, &[("www-authenticate", "Bearer")]);
+        let method = Problem::method_not_allowed("PUT", "GET, HEAD");
+        check_headers(&method, http11, &[("allow", "GET, HEAD")]);
+        let upgrade = Problem::upgrade_required("x");
+        let version = ("sec-websocket-version", "13");
+        let expect = [version, ("upgrade", "websocket"), ("connection", "Upgrade")];
+        check_headers(&upgrade, http11, &expect);
+        check_headers(&upgrade, Version::HTTP_2, &[version]);
+        check_headers(&Problem::draining(), http11, &[("retry-after", "1")]);
+        let waits = [(0, "0"), (1, "1"), (999, "1"), (1000, "1"), (1001, "2"), (59_001, "60")];
+        for (millis, seconds) in waits {
+            let problem = Problem::new(Code::RateLimited, "x");
+            let problem = problem.with_retry_after(Duration::from_millis(millis));
+            check_headers(&problem, http11, &[("retry-after", seconds)]);
+        }
+    }
+
+    #[test]
+    fn closes_say_their_code() {
+        assert_eq!(Problem::draining().websocket_close(), Some(1012));
+        assert_eq!(Problem::from(Unavailable).websocket_close(), Some(1013));
+        assert_eq!(Problem::denied("x").close_reason(), "permission_denied");
+        let limited = Problem::new(Code::RateLimited, "x");
+        let limited = limited.with_retry_after(Duration::from_millis(2500));
+        assert_eq!(limited.close_reason(), "rate_limited 3");
+    }
+
+    #[test]
+    fn streams_are_told_in_one_line() {
+        let mut out = Vec::new();
+        Problem::draining().write_line(&mut out);
+        let object = r#"{"code":"unavailable","message":"this node is shutting down; connect again","retry_after":1}"#;
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{{\"error\":{object}}}"));
+        let mut out = Vec::new();
+        Problem::draining().write_object(&mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), object);
+    }
+
+    #[track_caller]
+    fn check_from(error: impl Into<Problem>, status: u16, code: Code, detail: &str) {
+        let problem = error.into();
+        assert_eq!((problem.status.as_u16(), problem.code), (status, code));
+        assert_eq!(problem.detail, detail);
+    }
+
+    #[test]
+    fn errors_of_the_rooms_below_have_their_status() {
+        use bytes::Bytes;
+        use tidegate_core::{ChannelName, Cursor, EventName, Key, Payload};
+
+        let invalid = Code::InvalidArgument;
+        let channel = ChannelName::parse("a..b").unwrap_err();
+        check_from(channel.clone(), 400, invalid, &channel.to_string());
+        let cursor = Cursor::parse("x").unwrap_err();
+        check_from(cursor.clone(), 400, invalid, &cursor.to_string());
+        let event = EventName::parse("open").unwrap_err();
+        check_from(event.clone(), 400, invalid, &event.to_string());
+        let key = Key::parse("me".into(), "").unwrap_err();
+        check_from(key, 400, invalid, &key.to_string());
+        let payload = |bytes: &'static [u8], content_type| {
+            Payload::classify(Bytes::from_static(bytes), Some(content_type), None).unwrap_err()
+        };
+        check_from(
+            payload(b"{", "application/json"),
+            400,
+            invalid,
+            "the payload is not JSON: line 1, column 2: the text ends where '\"' or '}' is due; correct it, or say ?as=text or ?as=binary",
+        );
+        check_from(
+            payload(b"a\xff", "text/csv"),
+            400,
+            invalid,
+            "the payload is not UTF-8 after 1 bytes; send UTF-8, or say ?as=binary",
+        );
+        check_from(
+            payload(b"", "multipart/form-data"),
+            415,
+            invalid,
+            "multipart bodies are not taken; send the payload alone as the body",
+        );
+        check_from(CommandError::NoPayload, 400, invalid, &CommandError::NoPayload.to_string());
+        check_from(
+            JsonStreamError::TooLarge(9),
+            413,
+            Code::TooLarge,
+            "the publication is larger than the 9 bytes that are allowed",
+        );
+        check_from(
+            LineTooLong(9),
+            413,
+            Code::TooLarge,
+            "a line is longer than the 9 bytes that are allowed",
+        );
+        check_from(PublishError::Ended, 409, Code::Ended, &PublishError::Ended.to_string());
+        check_from(PublishError::KeyReused, 422, invalid, &PublishError::KeyReused.to_string());
+        let full = PublishError::KeysFull { retry_after: Duration::from_secs(7) };
+        check_from(full, 429, Code::RateLimited, &full.to_string());
+        assert_eq!(Problem::from(full).retry_after, Some(Duration::from_secs(7)));
+        for perhaps_accepted in [false, true] {
+            let away = PublishError::Unavailable { perhaps_accepted };
+            check_from(away, 503, Code::Unavailable, &away.to_string());
+            let problem = Problem::from(away);
+            assert_eq!(problem.outcome_unknown, perhaps_accepted);
+            assert!(problem.retry_after.is_some());
+        }
+    }
+
+    #[test]
+    fn details_say_what_is_there_instead() {
+        let detail = |allow| Problem::method_not_allowed("PUT", allow).detail;
+        assert_eq!(detail("GET, HEAD"), "PUT is not for this path; GET, HEAD are");
+        assert_eq!(detail("POST"), "PUT is not for this path; POST is");
+        assert_eq!(
+            Problem::invalid("is wrong").of("channel \"a\"").detail,
+            "channel \"a\": is wrong"
+        );
+        let long = Problem::url_too_long(8192);
+        assert_eq!((long.status.as_u16(), long.code), (414, Code::TooLarge));
+        assert_eq!(Problem::not_acceptable("x").status.as_u16(), 406);
     }
 }

@@ -1,20 +1,196 @@
-//! The server: not yet here.
+//! The server: builds the parts, owns the threads, and ends them with a deadline (CONTRACT 12).
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use crate::config::Config;
+use tidegate_broker::memory::{MemoryBroker, MemoryConfig};
+use tidegate_broker::{Broker, Inbox, LogBounds, SinkId};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 
-/// Why the server ended.
+use crate::accept;
+use crate::config::{Admin, Config};
+use crate::connection;
+use crate::metrics::WorkerMetrics;
+use crate::worker::{self, Command, Gateway};
+
+/// Entries and bytes that wait for one worker; beyond, it reads the log (DESIGN 8).
+const INBOX_EVENTS: usize = 16_384;
+const INBOX_BYTES: usize = 16 << 20;
+
+/// Connections and questions that wait for one worker.
+const COMMANDS: usize = 1024;
+
+/// Idempotency keys of the whole process; over it publishes with a new key get 429.
+const KEYS_MAX: usize = 1_000_000;
+
+/// How often the log gives back what has expired; each time an eighth of it.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Why the server ended, or never began.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no server yet")]
-pub struct Error;
+pub enum Error {
+    /// A listener can't be opened.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread or a runtime can't be made.
+    #[error("can't start: {0}")]
+    Start(#[from] io::Error),
+}
 
-/// Serves until it is told to stop.
+/// Serves until SIGTERM or SIGINT, then drains.
 ///
 /// # Errors
 ///
-/// Always, as there is no server yet.
-pub fn run(config: Arc<Config>) -> Result<(), Error> {
-    drop(config);
-    Err(Error)
+/// [`Error`], before anything was served.
+pub fn run(config: &Arc<Config>) -> Result<(), Error> {
+    let epoch_seed = getrandom::u64().map_err(io::Error::other)?;
+    let memory = Arc::new(MemoryBroker::new(MemoryConfig {
+        epoch_seed,
+        bytes_max: config.broker.max_bytes,
+        keys_max: KEYS_MAX,
+        key_window: config.broker.key_window,
+        bounds: {
+            let config = Arc::clone(config);
+            Arc::new(move |channel| {
+                let log = &config.channel(channel.as_str()).log;
+                LogBounds { messages: log.messages, bytes: log.bytes, age: log.age }
+            })
+        },
+    }));
+    let broker: Arc<dyn Broker> = Arc::clone(&memory) as Arc<dyn Broker>;
+
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        let listener = open(*address)?;
+        eprintln!("listening on http://{}", listener.local_addr()?);
+        listeners.push(listener);
+    }
+    let admin = match config.admin {
+        Admin::On(address) => {
+            let listener = open(address)?;
+            eprintln!("admin on http://{}", listener.local_addr()?);
+            Some(listener)
+        }
+        Admin::Off | Admin::Main => None,
+    };
+
+    let workers = config.workers.get();
+    let inboxes: Vec<_> =
+        (0..workers).map(|_| Arc::new(Inbox::new(INBOX_EVENTS, INBOX_BYTES))).collect();
+    broker.tail(inboxes.clone());
+    let (commands, receivers): (Vec<_>, Vec<_>) =
+        (0..workers).map(|_| mpsc::channel(COMMANDS)).unzip();
+    let gateway = Arc::new(Gateway {
+        config: Arc::clone(config),
+        broker,
+        draining: AtomicBool::new(false),
+        commands,
+        metrics: (0..workers).map(|_| Arc::new(WorkerMetrics::default())).collect(),
+    });
+
+    let mut threads = Vec::new();
+    for (index, (inbox, receiver)) in inboxes.into_iter().zip(receivers).enumerate() {
+        let gateway = Arc::clone(&gateway);
+        let id = SinkId(u16::try_from(index).unwrap_or(u16::MAX));
+        threads.push(spawn(format!("worker-{index}"), move || {
+            worker::run(&gateway, id, inbox, receiver)
+        })?);
+    }
+    let (stop, stopped) = watch::channel(false);
+    let acceptor = {
+        let gateway = Arc::clone(&gateway);
+        spawn("accept".into(), move || accept::run(&gateway, listeners, &stopped))?
+    };
+
+    let control = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    control.block_on(control_loop(&gateway, &memory, admin, &stop))?;
+    join(acceptor);
+    threads.into_iter().for_each(join);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What lives on no worker: signals, the sweep of the log, the admin listener, and the drain.
+async fn control_loop(
+    gateway: &Arc<Gateway>,
+    memory: &Arc<MemoryBroker>,
+    admin: Option<std::net::TcpListener>,
+    stop: &watch::Sender<bool>,
+) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tasks = tokio::task::JoinSet::new();
+    if let Some(listener) = admin {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        tasks.spawn_local(connection::admin::serve(Arc::clone(gateway), listener));
+    }
+    loop {
+        // Cancel safe: signals and ticks are kept until they are received.
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => tracing::warn!("SIGHUP: reloading is not in this version yet"),
+            _ = sweep.tick() => memory.sweep(),
+        }
+    }
+    let within = gateway.config.drain;
+    tracing::info!(?within, "draining");
+    gateway.draining.store(true, Ordering::Relaxed);
+    // No new connections; those that wait in the backlog are reset, as by any server that stops.
+    let _ = stop.send(true);
+    if gateway.broker.seal().await.is_err() {
+        tracing::warn!("the broker could not be sealed");
+    }
+    for worker in &gateway.commands {
+        // A worker that has ended already has nothing to drain.
+        let _ = worker.send(Command::Drain(within)).await;
+    }
+    // The admin listener goes on telling that we drain, until the workers are done.
+    let workers_done = async {
+        while gateway.commands.iter().any(|it| !it.is_closed()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(within + Duration::from_secs(1), workers_done).await;
+    tasks.shutdown().await;
+    Ok(())
+}
+
+fn open(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
+    accept::listen(address).map_err(|source| Error::Listen { address, source })
+}
+
+fn spawn(
+    name: String,
+    run: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let thread = thread::Builder::new().name(name);
+    thread.spawn(move || {
+        if let Err(error) = run() {
+            tracing::error!(%error, "a thread could not start");
+            // Half a gateway is worse than none.
+            std::process::exit(1);
+        }
+    })
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!("a thread panicked");
+    }
 }

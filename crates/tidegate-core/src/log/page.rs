@@ -62,6 +62,12 @@ impl Page {
     pub fn next_cursor(&self, channel: &ChannelName) -> Cursor {
         self.next.cursor(channel)
     }
+
+    /// Behind this, the page is complete: nothing lies between its last entry and here.
+    #[must_use]
+    pub fn tail(&self) -> Position {
+        if self.is_last { self.state.now() } else { self.next }
+    }
 }
 
 /// The page of `entries` that `read` asks for; `state` is their channel's.

@@ -107,7 +107,7 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
         eprintln!("warning: {warning}");
     }
     trace::init(&config.log);
-    match server::run(Arc::new(config)) {
+    match server::run(&Arc::new(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {:#}", anyhow::Error::from(error));

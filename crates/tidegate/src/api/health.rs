@@ -1,0 +1,52 @@
+//! What machines watch (CONTRACT 12): is it alive, is it ready, what does it count.
+//!
+//! Asked without a right, and on the admin's listener too, which is not on a worker.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, HeaderValue};
+
+use super::answer;
+use crate::metrics;
+use crate::problem::Problem;
+use crate::router::Response;
+use crate::worker::Gateway;
+
+/// `GET /healthz`: the process answers, so it is alive.
+///
+/// # Errors
+///
+/// None; it has the form of what is asked beside it.
+pub fn live() -> Result<Response, Problem> {
+    Ok(text("text/plain; charset=utf-8", "ok"))
+}
+
+/// `GET /readyz`: whether clients should come here.
+///
+/// # Errors
+///
+/// 503 while draining, or while the broker is away.
+pub fn ready(gateway: &Gateway) -> Result<Response, Problem> {
+    if gateway.is_draining() {
+        return Err(Problem::draining());
+    }
+    if !gateway.broker.is_ready() {
+        return Err(Problem::unavailable("the broker is away; clients are kept until it is back"));
+    }
+    live()
+}
+
+/// `GET /metrics`: what is counted, for Prometheus.
+///
+/// # Errors
+///
+/// None, likewise.
+pub fn metrics(gateway: &Gateway) -> Result<Response, Problem> {
+    Ok(text(metrics::CONTENT_TYPE, metrics::render(gateway)))
+}
+
+/// What was true at this moment.
+fn text(content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = answer(content_type, body);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

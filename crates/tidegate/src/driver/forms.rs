@@ -1,0 +1,336 @@
+//! The forms of an entry on the wires, each encoded once per worker and shared (DESIGN 3).
+//!
+//! This is where `tidegate-core` and `tidegate-wire` meet. What is a subscriber's own (the joined
+//! cursor of several channels, gaps) is written beside the shared bytes.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidegate_core::envelope::json;
+use tidegate_core::outbox::Weight;
+use tidegate_core::subscription::{self, Item};
+use tidegate_core::{ChannelName, Entry, Gap, PayloadKind, Position, SessionId};
+use tidegate_wire::websocket::{self, Kind, SharedDeflater};
+use tidegate_wire::{ndjson, sse};
+
+/// How a stream's entries look, HTTP's chunk framing apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// An event of an EventSource, with the payload as data.
+    Sse,
+    /// An event with the JSON form as data.
+    SseJson,
+    /// A line of the JSON form.
+    Ndjson,
+    /// A WebSocket message of the payload.
+    Ws,
+    /// A WebSocket message of the JSON form.
+    WsJson,
+}
+
+/// What a format's bytes are wrapped in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// HTTP/1.1 chunks, or WebSocket frames as they are.
+    Plain,
+    /// No chunks, for HTTP/1.0.
+    Unchunked,
+    /// WebSocket frames compressed by permessage-deflate, each message alone.
+    Deflated,
+}
+
+/// A form: a format in a framing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// How an entry looks.
+    pub format: Format,
+    /// What that is wrapped in.
+    pub framing: Framing,
+}
+
+/// Formats times framings; each worker keeps at most so many encodings of an entry.
+const FORMS: usize = 15;
+
+impl Form {
+    fn index(self) -> usize {
+        self.format as usize * 3 + self.framing as usize
+    }
+}
+
+/// An entry with those of its forms that somebody needed.
+#[derive(Debug)]
+pub struct Encoded {
+    /// The entry.
+    pub entry: Arc<Entry>,
+    forms: OnceCell<Box<[OnceCell<Bytes>; FORMS]>>,
+}
+
+/// An [`Encoded`] entry as it waits in outboxes.
+#[derive(Clone, Debug)]
+pub struct Shared(pub Rc<Encoded>);
+
+/// What encoding needs beside the entry; one per worker.
+#[derive(Debug)]
+pub struct Encoder {
+    deflater: SharedDeflater,
+    scratch: Vec<u8>,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        // Level 1 costs least, and small messages that stand alone gain little from more.
+        Self { deflater: SharedDeflater::new(1), scratch: Vec::new() }
+    }
+}
+
+impl Shared {
+    /// An entry that nobody has encoded yet.
+    #[must_use]
+    pub fn new(entry: Arc<Entry>) -> Self {
+        Self(Rc::new(Encoded { entry, forms: OnceCell::new() }))
+    }
+
+    /// The entry.
+    #[must_use]
+    pub fn entry(&self) -> &Entry {
+        &self.0.entry
+    }
+
+    /// Which connection published it.
+    #[must_use]
+    pub fn origin(&self) -> Option<SessionId> {
+        self.entry().publication().and_then(|it| it.origin)
+    }
+
+    /// The bytes to write. Empty for the end on a bare WebSocket, which is a close.
+    pub fn bytes(&self, form: Form, encoder: &mut Encoder) -> Bytes {
+        let forms = self.0.forms.get_or_init(Box::default);
+        let Some(slot) = forms.get(form.index()) else { return Bytes::new() };
+        slot.get_or_init(|| encoder.encode(self.entry(), form)).clone()
+    }
+}
+
+impl Weight for Shared {
+    fn weight(&self) -> usize {
+        self.entry().weight()
+    }
+
+    fn supersedes(&self, older: &Self) -> bool {
+        subscription::supersedes(self.entry(), older.entry())
+    }
+}
+
+impl Item for Shared {
+    fn position(&self) -> Position {
+        self.entry().position
+    }
+
+    fn prev(&self) -> u64 {
+        self.entry().prev
+    }
+
+    fn is_end(&self) -> bool {
+        self.entry().is_end()
+    }
+}
+
+impl Encoder {
+    fn encode(&mut self, entry: &Entry, form: Form) -> Bytes {
+        let mut out = Vec::with_capacity(entry.weight());
+        match form.format {
+            Format::Ws | Format::WsJson => self.write_websocket(entry, form, &mut out),
+            Format::Sse | Format::SseJson | Format::Ndjson => {
+                self.scratch.clear();
+                match form.format {
+                    Format::Sse => write_sse(entry, &mut self.scratch),
+                    Format::SseJson => {
+                        write_sse_json(entry, &entry.cursor().encode(), &mut self.scratch);
+                    }
+                    _ => {
+                        json::write_entry(entry, &mut self.scratch);
+                        self.scratch.push(b'\n');
+                    }
+                }
+                wrap(form.framing, &self.scratch, &mut out);
+            }
+        }
+        self.scratch.shrink_to(64 << 10);
+        out.into()
+    }
+
+    fn write_websocket(&mut self, entry: &Entry, form: Form, out: &mut Vec<u8>) {
+        let is_deflated = form.framing == Framing::Deflated;
+        let (kind, payload): (Kind, &[u8]) = if form.format == Format::WsJson {
+            self.scratch.clear();
+            json::write_entry(entry, &mut self.scratch);
+            (Kind::Text, &self.scratch)
+        } else {
+            let Some(publication) = entry.publication() else { return };
+            let kind = match publication.payload.kind {
+                PayloadKind::Json | PayloadKind::Text => Kind::Text,
+                PayloadKind::Binary => Kind::Binary,
+            };
+            (kind, &publication.payload.bytes)
+        };
+        write_message(kind, payload, is_deflated.then_some(&mut self.deflater), out);
+    }
+
+    /// An entry of one of several channels: the shared form, with the joined cursor in it.
+    pub fn joined(&mut self, entry: &Entry, form: Form, joined: &[u8]) -> Bytes {
+        let mut inner = Vec::with_capacity(entry.weight() + joined.len());
+        match form.format {
+            Format::Sse | Format::SseJson => write_sse_json(entry, joined, &mut inner),
+            Format::Ndjson | Format::WsJson | Format::Ws => {
+                json::write_entry(entry, &mut inner);
+                add_resume(joined, &mut inner);
+            }
+        }
+        self.finish(form, inner)
+    }
+
+    /// A gap, for those formats that can tell one; empty on a bare WebSocket.
+    pub fn gap(
+        &mut self,
+        channel: &ChannelName,
+        gap: &Gap,
+        resume: &[u8],
+        form: Form,
+        is_joined: bool,
+    ) -> Bytes {
+        let mut inner = Vec::new();
+        match form.format {
+            Format::Sse | Format::SseJson => {
+                let mut data = Vec::new();
+                json::write_gap_object(channel, gap, &mut data);
+                sse::write_event(&mut inner, Some(resume), Some("tidegate-gap"), &data);
+            }
+            Format::Ndjson | Format::WsJson => {
+                json::write_gap(channel, gap, &mut inner);
+                if is_joined {
+                    add_resume(resume, &mut inner);
+                }
+            }
+            Format::Ws => return Bytes::new(),
+        }
+        self.finish(form, inner)
+    }
+
+    /// A mid-stream error; empty on WebSockets, where it is a close.
+    pub fn error(
+        &mut self,
+        code: &str,
+        message: &str,
+        retry_after: Option<Duration>,
+        retry_ms: u32,
+        form: Form,
+    ) -> Bytes {
+        let mut inner = Vec::new();
+        match form.format {
+            Format::Sse | Format::SseJson => {
+                let mut data = Vec::new();
+                json::write_error_object(code, message, retry_after, &mut data);
+                sse::write_retry(&mut inner, retry_ms);
+                sse::write_event(&mut inner, None, Some("tidegate-error"), &data);
+            }
+            Format::Ndjson => json::write_error(code, message, retry_after, &mut inner),
+            Format::Ws | Format::WsJson => return Bytes::new(),
+        }
+        self.finish(form, inner)
+    }
+
+    /// What keeps an idle stream alive; empty on WebSockets, which have pings.
+    #[must_use]
+    pub fn keepalive(form: Form) -> &'static [u8] {
+        match (form.format, form.framing) {
+            (Format::Sse | Format::SseJson, Framing::Unchunked) => b":\n\n",
+            (Format::Sse | Format::SseJson, _) => b"3\r\n:\n\n\r\n",
+            (Format::Ndjson, Framing::Unchunked) => b"\n",
+            (Format::Ndjson, _) => b"1\r\n\n\r\n",
+            (Format::Ws | Format::WsJson, _) => b"",
+        }
+    }
+
+    /// Bytes of a stream's own, such as its opening: wrapped as its entries are.
+    pub fn finish(&mut self, form: Form, mut inner: Vec<u8>) -> Bytes {
+        let mut out = Vec::with_capacity(inner.len() + 16);
+        match form.format {
+            Format::Ws | Format::WsJson => {
+                let deflater = (form.framing == Framing::Deflated).then_some(&mut self.deflater);
+                write_message(Kind::Text, &inner, deflater, &mut out);
+            }
+            Format::Ndjson => {
+                inner.push(b'\n');
+                wrap(form.framing, &inner, &mut out);
+            }
+            Format::Sse | Format::SseJson => wrap(form.framing, &inner, &mut out),
+        }
+        out.into()
+    }
+}
+
+/// What ends a stream's body properly.
+#[must_use]
+pub fn last_chunk(form: Form) -> &'static [u8] {
+    match (form.format, form.framing) {
+        (Format::Ws | Format::WsJson, _) | (_, Framing::Unchunked) => b"",
+        _ => ndjson::LAST_CHUNK,
+    }
+}
+
+/// Wraps stream bytes for HTTP/1.1, or leaves them as they are.
+fn wrap(framing: Framing, bytes: &[u8], out: &mut Vec<u8>) {
+    match framing {
+        Framing::Unchunked => out.extend_from_slice(bytes),
+        Framing::Plain | Framing::Deflated => ndjson::write_chunk(out, bytes),
+    }
+}
+
+fn write_message(
+    kind: Kind,
+    payload: &[u8],
+    deflater: Option<&mut SharedDeflater>,
+    out: &mut Vec<u8>,
+) {
+    match deflater.and_then(|it| it.deflate(payload)) {
+        Some(deflated) => websocket::encode::compressed_message(kind, deflated, out),
+        None => websocket::encode::message(kind, payload, out),
+    }
+}
+
+/// The payload as an event, or the end as one of the gateway's.
+fn write_sse(entry: &Entry, out: &mut Vec<u8>) {
+    let cursor = entry.cursor().encode();
+    let Some(publication) = entry.publication() else {
+        return write_sse_end(entry, &cursor, out);
+    };
+    let mut scratch = Vec::new();
+    let data = json::bare_text(&publication.payload, &mut scratch);
+    sse::write_event(out, Some(&cursor), json::bare_event(publication), data);
+}
+
+/// The joined cursor of a stream of several channels, as the last member of an object.
+fn add_resume(joined: &[u8], out: &mut Vec<u8>) {
+    out.pop();
+    for part in [b",\"resume\":\"".as_slice(), joined, b"\"}"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// The JSON form as an event, which names the event itself.
+fn write_sse_json(entry: &Entry, resume: &[u8], out: &mut Vec<u8>) {
+    if entry.is_end() {
+        return write_sse_end(entry, resume, out);
+    }
+    let mut data = Vec::with_capacity(entry.weight());
+    json::write_entry(entry, &mut data);
+    sse::write_event(out, Some(resume), None, &data);
+}
+
+fn write_sse_end(entry: &Entry, resume: &[u8], out: &mut Vec<u8>) {
+    let mut data = Vec::new();
+    json::write_end_object(&entry.channel, entry.position, &mut data);
+    sse::write_event(out, Some(resume), Some("tidegate-end"), &data);
+}

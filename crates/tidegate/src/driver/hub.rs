@@ -1,0 +1,220 @@
+//! The hub's task: drains the worker's inbox and writes to every live subscriber (DESIGN 2).
+//!
+//! It writes to sockets itself where nothing waits before it, in slices of [`SLICE`] clients between
+//! which it yields; a client's own task is woken only for what is left.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use tidegate_broker::{From, Page, Read, Reply, Unavailable};
+use tidegate_core::hub::Effect;
+use tidegate_core::subscription::Item;
+use tidegate_core::{ChannelName, Position, SessionId};
+
+use super::client::Client;
+use super::forms::{Encoder, Form, Shared};
+use super::output::COMMIT_BYTES;
+use crate::transport::poll::Waiter;
+use crate::worker::Worker;
+
+/// Clients that are written to before others get a turn.
+const SLICE: usize = 256;
+
+/// Who is behind a hub's subscription.
+#[derive(Clone, Debug)]
+pub enum Subscriber {
+    /// A stream's socket, and which of its subscriptions this is.
+    Stream(Rc<Client>, u32),
+    /// A long-poll.
+    Waiter(Rc<Waiter>, u32),
+}
+
+/// Entries of one channel on their way to its subscribers, small enough to be committed at once.
+#[derive(Debug)]
+pub struct Batch {
+    /// At least one, in order.
+    pub items: Vec<Shared>,
+    /// All of them, per form, once somebody needed it.
+    forms: Vec<(Form, Bytes)>,
+}
+
+impl Batch {
+    fn new(items: Vec<Shared>) -> Self {
+        Self { items, forms: Vec::new() }
+    }
+
+    /// The first entry, with which a subscriber has to be level.
+    #[must_use]
+    pub fn first(&self) -> Option<&Shared> {
+        self.items.first()
+    }
+
+    /// Where a subscriber is after it, and whether that is the end.
+    #[must_use]
+    pub fn last(&self) -> Option<(Position, bool)> {
+        self.items.last().map(|it| (it.position(), it.is_end()))
+    }
+
+    /// Whether `session` published any of it.
+    #[must_use]
+    pub fn is_from(&self, session: SessionId) -> bool {
+        self.items.iter().any(|it| it.origin() == Some(session))
+    }
+
+    /// The bytes of all its entries.
+    pub fn bytes(&mut self, form: Form, encoder: &mut Encoder) -> Bytes {
+        if let Some((_, bytes)) = self.forms.iter().find(|(it, _)| *it == form) {
+            return bytes.clone();
+        }
+        let bytes = match self.items.as_slice() {
+            [one] => one.bytes(form, encoder),
+            many => {
+                let mut joined = BytesMut::new();
+                for item in many {
+                    joined.extend_from_slice(&item.bytes(form, encoder));
+                }
+                joined.freeze()
+            }
+        };
+        self.forms.push((form, bytes.clone()));
+        bytes
+    }
+}
+
+/// Runs until the worker's runtime is dropped.
+pub async fn run(worker: Rc<Worker>) {
+    let mut spare = Vec::new();
+    loop {
+        // Cancel safe: nothing is taken before it is ready.
+        let drained = poll_fn(|cx| worker.inbox.poll_drain(cx, &mut spare)).await;
+        worker.is_hub_idle.set(false);
+        worker.metrics.hub_turns.inc();
+        let effects = worker.hub.borrow_mut().handle(drained);
+        apply(&worker, effects).await;
+        worker.is_hub_idle.set(true);
+    }
+}
+
+/// Does what the hub said, and what follows from that.
+pub async fn apply(worker: &Rc<Worker>, effects: Vec<Effect>) {
+    let mut effects: std::collections::VecDeque<_> = effects.into();
+    while let Some(effect) = effects.pop_front() {
+        match effect {
+            Effect::Deliver { channel, entries } => {
+                deliver(worker, &channel, entries.into_iter().map(Shared::new)).await;
+            }
+            Effect::Gap { channel, gap } => {
+                let mut subscribers = Vec::new();
+                take_slice(worker, &channel, 0, usize::MAX, &mut subscribers);
+                for subscriber in subscribers {
+                    match subscriber {
+                        Subscriber::Stream(client, index) => client.gap(index, gap),
+                        Subscriber::Waiter(waiter, index) => waiter.gap(index, gap),
+                    }
+                }
+            }
+            Effect::Read { channel, after, at_least } => {
+                let read = Read {
+                    channel: channel.clone(),
+                    from: From::After(after),
+                    at_least,
+                    entries_max: const { std::num::NonZeroU32::new(256).unwrap() },
+                    bytes_max: 1 << 20,
+                };
+                match worker.broker.read(read) {
+                    // In the order of the effects: what follows builds on it.
+                    Reply::Now(page) => {
+                        for effect in handle_page(worker, &channel, page).into_iter().rev() {
+                            effects.push_front(effect);
+                        }
+                    }
+                    later @ Reply::Later(_) => {
+                        let worker = Rc::clone(worker);
+                        worker.clone().spawn(async move {
+                            let effects = handle_page(&worker, &channel, later.await);
+                            Box::pin(apply(&worker, effects)).await;
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn handle_page(
+    worker: &Worker,
+    channel: &ChannelName,
+    page: Result<Page, Unavailable>,
+) -> Vec<Effect> {
+    let mut hub = worker.hub.borrow_mut();
+    match page {
+        Ok(page) => {
+            let tail = page.tail();
+            hub.handle_page(channel, page.gap, page.entries, tail, page.is_last)
+        }
+        // The tail says when the broker is back, and then every channel is compared.
+        Err(Unavailable) => {
+            hub.handle_read_failed(channel);
+            Vec::new()
+        }
+    }
+}
+
+/// Gives entries to every live subscriber, in batches that a socket may be committed to.
+async fn deliver(
+    worker: &Rc<Worker>,
+    channel: &ChannelName,
+    entries: impl Iterator<Item = Shared>,
+) {
+    let mut entries = entries.peekable();
+    while entries.peek().is_some() {
+        let mut items = Vec::new();
+        let mut bytes = 0;
+        while let Some(item) =
+            entries.next_if(|it| items.is_empty() || bytes + it.entry().weight() <= COMMIT_BYTES)
+        {
+            bytes += item.entry().weight();
+            items.push(item);
+        }
+        deliver_batch(worker, channel, Batch::new(items)).await;
+    }
+}
+
+async fn deliver_batch(worker: &Rc<Worker>, channel: &ChannelName, mut batch: Batch) {
+    let mut slice = Vec::with_capacity(SLICE);
+    let mut from = 0;
+    loop {
+        let next = take_slice(worker, channel, from, SLICE, &mut slice);
+        for subscriber in slice.drain(..) {
+            match subscriber {
+                Subscriber::Stream(client, index) => client.deliver(worker, index, &mut batch),
+                Subscriber::Waiter(waiter, index) => waiter.deliver(index, &batch.items),
+            }
+        }
+        let Some(next) = next else { break };
+        from = next;
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Takes up to `max` of a channel's subscribers from key `from` on; the key to go on from, if there
+/// may be more. The hub is not borrowed while they are served, for they may leave it.
+fn take_slice(
+    worker: &Worker,
+    channel: &ChannelName,
+    from: usize,
+    max: usize,
+    slice: &mut Vec<Subscriber>,
+) -> Option<usize> {
+    let hub = worker.hub.borrow();
+    let subscribers = &hub.channel(channel)?.subscribers;
+    let end = subscribers.capacity();
+    for key in from..end {
+        if slice.len() == max {
+            return Some(key);
+        }
+        slice.extend(subscribers.get(key).cloned());
+    }
+    None
+}

@@ -1,0 +1,331 @@
+//! What a GET on `/channels/{names}` asks for: the wire, where to begin, how much (CONTRACT 2, 4).
+
+use std::time::Duration;
+
+use http::header::{ACCEPT, HeaderMap, UPGRADE};
+use tidegate_core::ChannelName;
+use tidegate_core::cursor::{Cursor, parse_joined};
+
+use super::Wire;
+use crate::config::parse_duration;
+use crate::problem::Problem;
+use crate::router::{Query, Request, header};
+
+/// Longest wait of a long-poll.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Wait of a long-poll that names none.
+const WAIT_DEFAULT: Duration = Duration::from_secs(25);
+
+/// Messages of a poll, by default and at most.
+const LIMIT_DEFAULT: u32 = 100;
+const LIMIT_MAX: u32 = 1000;
+
+/// A subscription or a poll, as it was asked for; nothing of it is allowed yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubscribeRequest {
+    /// At least one.
+    pub channels: Vec<ChannelName>,
+    /// Where to begin, for each channel.
+    pub begins: Vec<Begin>,
+    /// By which wire.
+    pub wire: Wire,
+    /// How long a long-poll waits; 0 on other wires.
+    pub wait: Duration,
+    /// Messages of a poll.
+    pub limit: u32,
+    /// Page backwards from here; polls of one channel.
+    pub before: Option<Cursor>,
+    /// The JSON form in place of the payload.
+    pub envelope: bool,
+    /// Whether a WebSocket gets what it published itself.
+    pub echo: bool,
+    /// Whether a WebSocket gets anything.
+    pub subscribe: bool,
+}
+
+/// Where to begin in one channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// After a cursor.
+    After(Cursor),
+    /// With the newest so many.
+    Last(u32),
+    /// With what is published from now on.
+    Now,
+    /// With the oldest that is kept.
+    Start,
+}
+
+impl SubscribeRequest {
+    /// Reads a request's head.
+    ///
+    /// # Errors
+    ///
+    /// 400, 406 or 426, which say what is wrong.
+    pub fn parse(
+        request: &Request,
+        channels: Vec<ChannelName>,
+        query: &Query<'_>,
+    ) -> Result<Self, Problem> {
+        Self::of(request.headers(), channels, query)
+    }
+
+    fn of(
+        headers: &HeaderMap,
+        channels: Vec<ChannelName>,
+        query: &Query<'_>,
+    ) -> Result<Self, Problem> {
+        let wire = wire(headers, query)?;
+        let wait = match query.get("wait") {
+            Some(text) if wire == Wire::LongPoll => wait(text)?,
+            _ if wire == Wire::LongPoll => WAIT_DEFAULT,
+            _ => Duration::ZERO,
+        };
+        let before = match query.get("before") {
+            None => None,
+            Some(_) if wire != Wire::Poll => {
+                return Err(Problem::invalid("before: only a plain poll pages backwards"));
+            }
+            Some(_) if channels.len() != 1 => {
+                return Err(Problem::invalid("before: only one channel can be paged backwards"));
+            }
+            Some(text) => parse_joined(text, &channels)
+                .map_err(|it| Problem::from(it).of("before"))?[..]
+                .first()
+                .copied()
+                .flatten(),
+        };
+        if before.is_some() && (query.get("since").is_some() || query.get("last").is_some()) {
+            return Err(Problem::invalid("before goes with neither since nor last"));
+        }
+        let is_envelope = query.switch("envelope")?.unwrap_or(channels.len() > 1);
+        if channels.len() > 1 && !is_envelope {
+            return Err(Problem::invalid(
+                "envelope=0 goes with one channel; several need the JSON form",
+            ));
+        }
+        if wire == Wire::Ws && channels.len() > 1 && query.get("envelope").is_none() {
+            return Err(Problem::invalid(
+                "a bare WebSocket has one channel; add envelope=1 for several",
+            ));
+        }
+        Ok(Self {
+            begins: begins(headers, &channels, query, wire)?,
+            wire,
+            wait,
+            limit: limit(query)?,
+            before,
+            envelope: is_envelope,
+            echo: query.switch("echo")?.unwrap_or(true),
+            subscribe: query.switch("subscribe")?.unwrap_or(true),
+            channels,
+        })
+    }
+}
+
+/// `Upgrade`, then `wire`, then `wait`, then the best of `Accept`.
+fn wire(headers: &HeaderMap, query: &Query<'_>) -> Result<Wire, Problem> {
+    let upgrades = headers.get_all(UPGRADE).iter().filter_map(|it| it.to_str().ok());
+    let mut upgrades = upgrades.flat_map(|it| it.split(','));
+    if upgrades.any(|it| it.trim().eq_ignore_ascii_case("websocket")) {
+        return Ok(Wire::Ws);
+    }
+    if let Some(name) = query.get("wire") {
+        return match Wire::parse(name) {
+            Some(Wire::Ws) => Err(Problem::upgrade_required(
+                "wire=ws needs a WebSocket handshake: Upgrade: websocket",
+            )),
+            Some(wire) => Ok(wire),
+            None => Err(Problem::invalid(
+                "wire: ws, sse, ndjson, long-poll and poll are allowed in this version",
+            )),
+        };
+    }
+    if query.get("wait").is_some() {
+        return Ok(Wire::LongPoll);
+    }
+    accepted(headers)
+}
+
+/// The best of `Accept` (RFC 9110 §12.5.1): by weight, then by how exactly it is named, and a poll
+/// before the streams where nothing is.
+fn accepted(headers: &HeaderMap) -> Result<Wire, Problem> {
+    const OURS: [(&str, &str, Wire); 3] = [
+        ("application", "json", Wire::Poll),
+        ("text", "event-stream", Wire::Sse),
+        ("application", "x-ndjson", Wire::Ndjson),
+    ];
+    let mut ranges = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|it| it.to_str().ok())
+        .flat_map(|it| it.split(','))
+        .filter_map(range)
+        .peekable();
+    if ranges.peek().is_none() {
+        return Ok(Wire::Poll);
+    }
+    let ranges: Vec<_> = ranges.collect();
+    let mut best = None;
+    for (kind, subkind, wire) in OURS {
+        let weight = ranges.iter().filter_map(|(of, sub, weight)| {
+            let exact = match (*of, *sub) {
+                ("*", "*") => 0,
+                (of, "*") if of.eq_ignore_ascii_case(kind) => 1,
+                (of, sub) if of.eq_ignore_ascii_case(kind) && sub.eq_ignore_ascii_case(subkind) => {
+                    2
+                }
+                _ => return None,
+            };
+            Some((exact, *weight))
+        });
+        // The most exact range says what this one weighs.
+        let Some((exact, weight)) = weight.max_by_key(|(exact, _)| *exact) else { continue };
+        if weight > 0 && best.is_none_or(|(rank, _)| (weight, exact) > rank) {
+            best = Some(((weight, exact), wire));
+        }
+    }
+    best.map(|(_, wire)| wire).ok_or_else(|| {
+        Problem::not_acceptable(
+            "Accept: application/json, text/event-stream and application/x-ndjson can be had",
+        )
+    })
+}
+
+/// Type, subtype and weight in thousandths of one range.
+fn range(text: &str) -> Option<(&str, &str, u32)> {
+    let mut parts = text.split(';').map(str::trim);
+    let (kind, subkind) = parts.next()?.split_once('/')?;
+    let weight = parts.find_map(|it| {
+        let (name, value) = it.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse::<f32>().ok())?
+    });
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to what fits"
+    )]
+    let weight = (weight.unwrap_or(1.0).clamp(0.0, 1.0) * 1000.0) as u32;
+    Some((kind, subkind, weight))
+}
+
+fn wait(text: &str) -> Result<Duration, Problem> {
+    match parse_duration(text) {
+        Some(wait) if wait <= WAIT_MAX => Ok(wait),
+        _ => Err(Problem::invalid("wait: a duration of at most 60s is allowed, such as 25s")),
+    }
+}
+
+fn limit(query: &Query<'_>) -> Result<u32, Problem> {
+    match query.get("limit").map(str::parse) {
+        None => Ok(LIMIT_DEFAULT),
+        Some(Ok(limit @ 1..=LIMIT_MAX)) => Ok(limit),
+        Some(_) => Err(Problem::invalid("limit: 1 to 1000 are allowed")),
+    }
+}
+
+fn begins(
+    headers: &HeaderMap,
+    channels: &[ChannelName],
+    query: &Query<'_>,
+    wire: Wire,
+) -> Result<Vec<Begin>, Problem> {
+    let default = if wire == Wire::Poll { Begin::Start } else { Begin::Now };
+    let all = |begin| Ok(vec![begin; channels.len()]);
+    let after = |text: &str, name: &str| {
+        let cursors = parse_joined(text, channels).map_err(|it| Problem::from(it).of(name))?;
+        Ok(cursors.into_iter().map(|it| it.map_or(default, Begin::After)).collect())
+    };
+    // A browser reconnects with the old URL, so its header is newer.
+    if wire == Wire::Sse
+        && let Some(id) = header(headers, "last-event-id").filter(|it| !it.is_empty())
+    {
+        return after(id, "Last-Event-ID");
+    }
+    match (query.get("since"), query.get("last")) {
+        (Some(_), Some(_)) => Err(Problem::invalid("since and last exclude each other; give one")),
+        (Some("start"), None) => all(Begin::Start),
+        (Some("now"), None) => all(Begin::Now),
+        (Some(text), None) => after(text, "since"),
+        (None, Some(count)) => match count.parse() {
+            Ok(0) => all(Begin::Now),
+            Ok(count) => all(Begin::Last(count)),
+            Err(_) => Err(Problem::invalid("last: a whole number is allowed")),
+        },
+        (None, None) => all(default),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(query: &str, headers: &[(&'static str, &str)]) -> Result<SubscribeRequest, Problem> {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
+            .collect();
+        let channels = vec![ChannelName::parse("a").unwrap()];
+        SubscribeRequest::of(&headers, channels, &Query::parse(query))
+    }
+
+    #[track_caller]
+    fn check(query: &str, headers: &[(&'static str, &str)], expect: Result<Wire, u16>) {
+        let wire = parse(query, headers).map(|it| it.wire);
+        assert_eq!(wire.map_err(|it| it.status.as_u16()), expect, "{query} {headers:?}");
+    }
+
+    #[test]
+    fn the_wire_is_picked_in_the_contracts_order() {
+        let sse = ("accept", "text/event-stream");
+        check("wire=sse", &[("upgrade", "websocket")], Ok(Wire::Ws));
+        check("wire=ndjson&wait=3", &[sse], Ok(Wire::Ndjson));
+        check("wait=3", &[sse], Ok(Wire::LongPoll));
+        check("", &[sse], Ok(Wire::Sse));
+        check("", &[], Ok(Wire::Poll));
+        check("wire=ws", &[], Err(426));
+        check("wire=grpc", &[], Err(400));
+    }
+
+    #[test]
+    fn accept_is_weighed() {
+        for (accept, expect) in [
+            ("*/*", Ok(Wire::Poll)),
+            ("application/json", Ok(Wire::Poll)),
+            ("application/x-ndjson", Ok(Wire::Ndjson)),
+            ("text/event-stream, */*", Ok(Wire::Sse)),
+            ("text/event-stream;q=0.5, application/x-ndjson;q=0.9", Ok(Wire::Ndjson)),
+            ("text/*", Ok(Wire::Sse)),
+            ("application/*;q=0.1, text/event-stream;q=0", Ok(Wire::Poll)),
+            ("Text/Event-Stream", Ok(Wire::Sse)),
+            ("image/png", Err(406)),
+            ("text/html,application/xhtml+xml,*/*;q=0.8", Ok(Wire::Poll)),
+        ] {
+            check("", &[("accept", accept)], expect);
+        }
+    }
+
+    #[test]
+    fn bounds_are_told() {
+        for query in
+            ["wait=61", "wait=x", "limit=0", "limit=1001", "last=x", "since=x", "since=now&last=3"]
+        {
+            check(query, &[], Err(400));
+        }
+        assert_eq!(parse("wait=60s", &[]).unwrap().wait, Duration::from_secs(60));
+        assert_eq!(parse("wait=250ms", &[]).unwrap().wait, Duration::from_millis(250));
+        assert_eq!(parse("limit=1000", &[]).unwrap().limit, 1000);
+    }
+
+    #[test]
+    fn each_wire_has_its_default_position() {
+        let begin = |query: &str, headers: &[(&'static str, &str)]| {
+            parse(query, headers).unwrap().begins.first().copied()
+        };
+        assert_eq!(begin("", &[]), Some(Begin::Start));
+        assert_eq!(begin("wait=1", &[]), Some(Begin::Now));
+        assert_eq!(begin("wire=sse", &[("last-event-id", "")]), Some(Begin::Now));
+        assert_eq!(begin("last=5", &[]), Some(Begin::Last(5)));
+    }
+}

@@ -1,0 +1,167 @@
+//! WebSocket on HTTP/1.1: the handshake, its refusals, and the stream it becomes (CONTRACT 4, 7, 8).
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::HeaderMap;
+use http::{StatusCode, Version};
+use tidegate_wire::websocket::DeflatePolicy;
+use tidegate_wire::websocket::handshake::{self, Accepted, Headers, Refusal};
+
+use super::Wire;
+use super::request::SubscribeRequest;
+use super::stream::{Begun, begin};
+use crate::config::Class;
+use crate::driver::client::{Stream, WebSocketStart};
+use crate::driver::forms::{Form, Format, Framing};
+use crate::problem::Problem;
+use crate::router::{Answer, Request, no_body};
+use crate::worker::Worker;
+
+/// The subprotocol that asks for no envelope, beside a token.
+const BARE: &str = "tidegate.v1.bare";
+
+/// Subprotocols of envelopes, which a later version has.
+const ENVELOPES: [&str; 2] = ["tidegate.v1.json", "tidegate.v1.proto"];
+
+/// What messages to clients are compressed with: made once for many subscribers, so each stands
+/// alone (DESIGN 3). What clients send may use their context.
+const DEFLATE: DeflatePolicy =
+    DeflatePolicy { send_takeover: false, receive_takeover: true, receive_window_bits_max: 15 };
+
+/// Opens a WebSocket.
+///
+/// # Errors
+///
+/// Whatever refuses it, unless a browser could not read that: then it is a stream that is closed.
+pub async fn open(
+    worker: &Rc<Worker>,
+    request: &Request,
+    wanted: SubscribeRequest,
+) -> Result<Answer, Problem> {
+    no_body(request)?;
+    let fields = Fields(request.headers());
+    let upgrade = handshake::Request {
+        method: request.method().as_str(),
+        is_http_1_1: request.version() == Version::HTTP_11,
+        headers: &fields,
+    };
+    let policy = worker.config.websocket.deflate.then_some(&DEFLATE);
+    let accepted = handshake::check(&upgrade, policy).map_err(refused)?;
+    let protocol = accepted.select(&[BARE]);
+    if protocol.is_none() && accepted.select(&ENVELOPES).is_some() {
+        return Err(Problem::invalid(
+            "Sec-WebSocket-Protocol: envelopes are not in this version yet; leave the header out \
+             for a bare WebSocket",
+        ));
+    }
+    let begun = match begin_websocket(worker, &wanted).await {
+        Ok(begun) => begun,
+        Err(problem) if is_told_by_close(problem.status) => {
+            return Ok(Answer::Stream(Box::new(refusal(worker, &accepted, protocol, &problem))));
+        }
+        Err(problem) => return Err(problem),
+    };
+    Ok(Answer::Stream(Box::new(stream(worker, wanted, begun, &accepted, protocol))))
+}
+
+async fn begin_websocket(worker: &Rc<Worker>, wanted: &SubscribeRequest) -> Result<Begun, Problem> {
+    if wanted.subscribe {
+        return begin(worker, wanted).await;
+    }
+    if worker.is_draining() {
+        return Err(Problem::draining());
+    }
+    for channel in &wanted.channels {
+        worker.may_publish(channel)?;
+    }
+    Ok(Begun { starts: Vec::new(), is_over: false, cursor: String::new() })
+}
+
+fn stream(
+    worker: &Worker,
+    wanted: SubscribeRequest,
+    begun: Begun,
+    accepted: &Accepted<'_>,
+    protocol: Option<&str>,
+) -> Stream {
+    let deflate = accepted.deflate.as_ref().map(|(params, _)| *params);
+    let classes = || wanted.channels.iter().map(|it| worker.config.channel(it.as_str()).class);
+    let may_deflate =
+        deflate.is_some_and(|it| it.can_share()) && classes().all(|it| it != Class::Secret);
+    let form = Form {
+        format: if wanted.envelope { Format::WsJson } else { Format::Ws },
+        framing: if may_deflate { Framing::Deflated } else { Framing::Plain },
+    };
+    let mut head = Vec::with_capacity(256);
+    if begun.cursor.is_empty() {
+        accepted.response(protocol, &[], &mut head);
+    } else {
+        accepted.response(protocol, &[("tidegate-cursor", &begun.cursor)], &mut head);
+    }
+    let publish_to = <[_; 1]>::try_from(wanted.channels).ok().map(|[channel]| channel);
+    let publish_refused =
+        publish_to.as_ref().and_then(|it| worker.may_publish(it).err()).map(|it| it.code);
+    Stream {
+        form,
+        starts: begun.starts,
+        session: worker.session(),
+        echo: wanted.echo,
+        wire: Wire::Ws,
+        websocket: Some(WebSocketStart { deflate, publish_to, publish_refused, refusal: None }),
+        opening: head.into(),
+        early: Bytes::new(),
+    }
+}
+
+/// A browser sees no refused upgrade, only that there was one: so these come as a close.
+fn is_told_by_close(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403 | 429 | 503)
+}
+
+fn refusal(
+    worker: &Worker,
+    accepted: &Accepted<'_>,
+    protocol: Option<&str>,
+    problem: &Problem,
+) -> Stream {
+    let mut head = Vec::with_capacity(256);
+    accepted.response(protocol, &[], &mut head);
+    let deflate = accepted.deflate.as_ref().map(|(params, _)| *params);
+    Stream {
+        form: Form { format: Format::Ws, framing: Framing::Plain },
+        starts: Vec::new(),
+        session: worker.session(),
+        echo: false,
+        wire: Wire::Ws,
+        websocket: Some(WebSocketStart {
+            deflate,
+            publish_to: None,
+            publish_refused: None,
+            refusal: Some((problem.code, problem.close_reason())),
+        }),
+        opening: head.into(),
+        early: Bytes::new(),
+    }
+}
+
+fn refused(refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::Method => Problem::method_not_allowed("this method", "GET"),
+        Refusal::Upgrade | Refusal::Version => Problem::upgrade_required(refusal.to_string()),
+        Refusal::HttpVersion
+        | Refusal::Host
+        | Refusal::Connection
+        | Refusal::Key
+        | Refusal::Protocols => Problem::invalid(refusal.to_string()),
+    }
+}
+
+/// Hyper's headers as the handshake reads them.
+struct Fields<'a>(&'a HeaderMap);
+
+impl Headers for Fields<'_> {
+    fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+        self.0.get_all(name).iter().map(http::HeaderValue::as_bytes)
+    }
+}
