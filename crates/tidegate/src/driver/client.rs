@@ -249,6 +249,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, start: Stream) {
     });
     let mut out = Output::default();
     out.push(start.opening);
+    let channels: Vec<_> = start.starts.iter().map(|it| it.channel.clone()).collect();
     let client = Rc::new(Client {
         inner: RefCell::new(Inner {
             stream,
@@ -274,10 +275,12 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, start: Stream) {
         let mut inner = client.inner.borrow_mut();
         inner.key = key;
         inner.ask(worker);
-        for (index, sub) in inner.subs.iter_mut().enumerate() {
-            let index = u32::try_from(index).unwrap_or(u32::MAX);
-            let subscriber = Subscriber::Stream(Rc::clone(&client), index);
-            sub.hub_key = Some(worker.subscribe(&sub.channel, subscriber));
+    }
+    for (index, channel) in (0..).zip(channels) {
+        // Not while it is borrowed: a channel that opens wakes its subscribers.
+        let hub_key = worker.subscribe(&channel, Subscriber::Stream(Rc::clone(&client), index));
+        if let Some(sub) = client.inner.borrow_mut().subs.get_mut(index as usize) {
+            sub.hub_key = Some(hub_key);
         }
     }
     worker.metrics.connected(start.wire);
