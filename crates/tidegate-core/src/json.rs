@@ -158,7 +158,6 @@ impl Scanner {
     ///
     /// [`Fault`] at the first byte that no JSON value could have there.
     pub fn scan(&mut self, input: &[u8]) -> Result<Option<usize>, Fault> {
-        // Where the next byte is the usual one, it is taken in the same step: a third less time.
         let mut at = 0;
         while let Some(&byte) = input.get(at) {
             let step = match self.state {
@@ -167,10 +166,6 @@ impl Scanner {
                     match input.get(at) {
                         None => return Ok(None),
                         Some(b'"') => match role {
-                            Role::Key if input.get(at + 1) == Some(&b':') => {
-                                at += 1;
-                                Step::To(State::Value)
-                            }
                             Role::Key => Step::To(State::Colon),
                             Role::Value => Step::Complete,
                         },
@@ -195,10 +190,6 @@ impl Scanner {
                     _ => Step::spaced(byte),
                 },
                 State::Next => match byte {
-                    b',' if self.is_in_object && input.get(at + 1) == Some(&b'"') => {
-                        at += 1;
-                        Step::To(State::Text(Role::Key))
-                    }
                     b',' if self.is_in_object => Step::To(State::Key),
                     b',' => Step::To(State::Value),
                     b'}' if self.is_in_object => self.close(),

@@ -641,7 +641,7 @@ mod tests {
 
         let invalid = Code::InvalidArgument;
         let channel = ChannelName::parse("a..b").unwrap_err();
-        check_from(channel.clone(), 400, invalid, &channel.to_string());
+        check_from(channel, 400, invalid, &channel.to_string());
         let cursor = Cursor::parse("x").unwrap_err();
         check_from(cursor.clone(), 400, invalid, &cursor.to_string());
         let event = EventName::parse("open").unwrap_err();
