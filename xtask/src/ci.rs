@@ -75,6 +75,7 @@ const STEPS: &[Step] = &[
     step("test", Cargo, &["test", "--workspace", "--locked"], &[], 30),
     step("doc", Cargo, &["doc", "--workspace", "--no-deps", "--locked"], &[], 15),
     step("autobahn-client", Xtask, &["conformance", "autobahn-client"], &["tools", "build"], 20),
+    step("fuzz", Xtask, &["fuzz", "10"], &["tools"], 40),
 ];
 
 const fn step(

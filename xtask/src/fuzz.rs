@@ -1,8 +1,9 @@
 //! `cargo xtask fuzz [SECONDS]`: every target of `fuzz/`, for so many seconds each. They need a
 //! nightly's sanitizer flags, which the stable compiler is told to accept.
 
-use anyhow::Context as _;
 use std::process::Command;
+
+use anyhow::Context as _;
 
 use crate::{process, tools, workspace};
 
@@ -23,23 +24,27 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     anyhow::ensure!(!targets.is_empty(), "fuzz/Cargo.toml has no [[bin]]");
     process::run(&mut cargo_fuzz(&["build"])?)?;
     for target in targets {
-        println!("fuzz: {target} for {seconds} s");
         let time = format!("-max_total_time={seconds}");
         // An input may take a while under the sanitizer; one that takes 10 s is a finding.
-        let args = [
-            "run",
-            &target,
-            "--",
-            &time,
-            "-timeout=10",
-            "-rss_limit_mb=2048",
-            "-print_final_stats=1",
-        ];
-        process::run_quietly(&mut cargo_fuzz(&args)?).with_context(|| {
-            format!("{target}: the input is in fuzz/artifacts/{target}; make it a test, then mend the code")
-        })?;
+        let options = [&time, "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"];
+        let output = cargo_fuzz(&["run", &target, "--"])?.args(options).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            print!("{said}");
+            anyhow::bail!(
+                "{target} found something: its input is in fuzz/artifacts/{target}; make it a test, then mend the code"
+            );
+        }
+        let count = executed(&said).with_context(|| format!("{target} ran nothing:\n{said}"))?;
+        println!("fuzz: {target}: {count} inputs in {seconds} s");
     }
     Ok(())
+}
+
+/// How many inputs libFuzzer says it tried; `None` for none.
+fn executed(said: &str) -> Option<u64> {
+    let line = said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    line?.trim().parse().ok().filter(|count| *count > 0)
 }
 
 fn cargo_fuzz(args: &[&str]) -> anyhow::Result<Command> {
@@ -69,5 +74,12 @@ mod tests {
             "[package]\nname = \"fuzz\"\n[[bin]]\nname = \"header\"\n[[bin]]\nname = \"sse\"\n";
         assert_eq!(targets(manifest).unwrap(), ["header", "sse"]);
         assert!(targets("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_target_that_tried_nothing_is_noticed() {
+        assert_eq!(executed("Done\nstat::number_of_executed_units: 1234\n"), Some(1234));
+        assert_eq!(executed("stat::number_of_executed_units: 0\n"), None);
+        assert_eq!(executed("Done\n"), None);
     }
 }
