@@ -18,12 +18,9 @@ use super::{
     DeflateError, DeflateParams, InflaterPool, Kind, OpCode, Role, close,
     deflate::{Checker, Window},
     header::{self, Header, HeaderError, Rules},
-    mask::{advance, mask},
+    mask::{advance, extend_masked, mask},
     utf8::{self, Utf8},
 };
-
-/// Bytes that are unmasked, checked and copied at a time; a multiple of the key's 4.
-const BLOCK_LEN: usize = 8 * 1024;
 
 /// From here on an allocation costs more than what it takes to keep it until the input ends.
 const BUFFER_KEPT_MIN: usize = 16 * 1024;
@@ -468,13 +465,14 @@ impl Decoder {
         }
 
         reserve(&mut partial.buffer, payload.len(), message.announced);
-        // In blocks that stay in the first cache from the unmasking to the copy.
-        for block in payload.chunks_mut(BLOCK_LEN) {
-            unmask(block, frame.key);
-            if is_checked {
-                message.utf8.push(block).map_err(|_| ProtocolError::Utf8)?;
-            }
-            partial.buffer.extend_from_slice(block);
+        let start = partial.buffer.len();
+        match frame.key {
+            Some(key) => extend_masked(&mut partial.buffer, payload, key),
+            None => partial.buffer.extend_from_slice(payload),
+        }
+        if is_checked {
+            let fresh = partial.buffer.get(start..).unwrap_or_default();
+            message.utf8.push(fresh).map_err(|_| ProtocolError::Utf8)?;
         }
         if !is_done {
             return Ok(None);

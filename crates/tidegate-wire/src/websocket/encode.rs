@@ -7,7 +7,7 @@ use super::{
     Kind, OpCode,
     close::REASON_LEN_MAX,
     header::{LEN_MAX, RSV1},
-    mask::mask,
+    mask::extend_masked,
 };
 
 /// A header's bytes, `2..=14` of them; derefs to a slice.
@@ -93,10 +93,9 @@ pub fn frame(info: FrameInfo, payload: &[u8], out: &mut Vec<u8>) {
     let header = header(info, payload.len());
     out.reserve(LEN_MAX + payload.len());
     out.extend_from_slice(&header);
-    let start = out.len();
-    out.extend_from_slice(payload);
-    if let (Some(key), Some(payload)) = (info.mask, out.get_mut(start..)) {
-        mask(payload, key);
+    match info.mask {
+        Some(key) => extend_masked(out, payload, key),
+        None => out.extend_from_slice(payload),
     }
 }
 
