@@ -629,11 +629,7 @@ mod tests {
                     }
                 }
             }
-            assert_eq!((before, pauses), (2000, 2000 / max_turn()));
+            assert_eq!((before, pauses), (2000, 2000 / TURN_ENTRIES));
         }
-    }
-
-    fn max_turn() -> usize {
-        TURN_ENTRIES as usize
     }
 }
