@@ -62,16 +62,17 @@ pub async fn answer(
         }
     };
     worker.metrics.polled(request.wire);
-    let mut response = respond(request, &answer, target, go_on, if_none_match);
-    let body_len = response.1;
-    if is_head {
-        // The body itself is cut off by whoever knows that this is a HEAD.
-        response.0.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body_len));
-    } else if body_len > 0 {
+    let (mut response, body_len) = respond(request, &answer, target, go_on, if_none_match);
+    if body_len == 0 {
+        // A 304: what it would say was told before.
+    } else if is_head {
+        // The router cuts off the body, and with it the length.
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body_len));
+    } else {
         worker.metrics.delivered(answer.messages.len(), body_len);
         answer.gaps.iter().for_each(|(_, gap)| worker.metrics.gap(gap.reason));
     }
-    Ok(response.0)
+    Ok(response)
 }
 
 fn bounds(worker: &Worker, request: &SubscribeRequest) -> Bounds {
@@ -217,7 +218,7 @@ async fn all<T: Send + Unpin + 'static>(mut replies: Vec<Reply<T>>) -> Vec<T> {
     answers.into_iter().flatten().collect()
 }
 
-/// The answer as HTTP, and how long its body is or, after a 304, would be 0.
+/// The answer as HTTP, and the length of its body: 0 of a 304.
 fn respond(
     request: &SubscribeRequest,
     answer: &Answer,

@@ -40,6 +40,17 @@ struct Channel {
 }
 
 impl Waiter {
+    /// A waiter for a channel per item of `bounds`.
+    fn new(bounds: impl Iterator<Item = OutboxBounds>) -> Self {
+        Self {
+            channels: RefCell::new(
+                bounds.map(|bounds| Channel { subscription: None, bounds }).collect(),
+            ),
+            is_woken: Cell::new(false),
+            waker: RefCell::new(None),
+        }
+    }
+
     /// Takes live entries from the hub.
     pub fn deliver(&self, index: u32, items: &[Shared]) {
         let mut channels = self.channels.borrow_mut();
@@ -125,29 +136,26 @@ pub(super) struct Registered<'a> {
     worker: &'a Rc<Worker>,
     channels: &'a [ChannelName],
     keys: Vec<usize>,
+    /// Whether it was counted: it is once the log had nothing for it.
+    is_waiting: Cell<bool>,
 }
 
 impl<'a> Registered<'a> {
     /// Registers a waiter for `channels`, which holds at most `bounds` for each.
     pub(super) fn new(worker: &'a Rc<Worker>, channels: &'a [ChannelName], bounds: Bounds) -> Self {
-        let channel = |name: &ChannelName| {
+        let Bounds { messages, bytes } = bounds;
+        let bounds = |name: &ChannelName| {
             let keeps_none = worker.config.channel(name.as_str()).log.messages == 0;
             let policy = if keeps_none { Policy::DropOldest } else { Policy::Spill };
-            let Bounds { messages, bytes } = bounds;
-            Channel { subscription: None, bounds: OutboxBounds { messages, bytes, policy } }
+            OutboxBounds { messages, bytes, policy }
         };
-        let waiter = Rc::new(Waiter {
-            channels: RefCell::new(channels.iter().map(channel).collect()),
-            is_woken: Cell::new(false),
-            waker: RefCell::new(None),
-        });
+        let waiter = Rc::new(Waiter::new(channels.iter().map(bounds)));
         let subscriber = |index| Subscriber::Waiter(Rc::clone(&waiter), index);
         let keys = (0..)
             .zip(channels)
             .map(|(index, channel)| worker.subscribe(channel, subscriber(index)))
             .collect();
-        worker.metrics.connected(Wire::LongPoll);
-        Self { waiter, worker, channels, keys }
+        Self { waiter, worker, channels, keys, is_waiting: Cell::new(false) }
     }
 
     /// Takes over where the log was read to, in the turn in which it was; `false` if the hub has
@@ -175,6 +183,9 @@ impl<'a> Registered<'a> {
     /// Waits until something has come, until `deadline`, or until the gateway drains; whether the
     /// waiting is over. Cancel safe: what has come stays with the waiter.
     pub(super) async fn wait(&self, mut deadline: Pin<&mut Sleep>) -> bool {
+        if !self.is_waiting.replace(true) {
+            self.worker.metrics.connected(Wire::LongPoll);
+        }
         poll_fn(|cx| {
             self.waiter.waker.replace(Some(cx.waker().clone()));
             // Whoever drains polls the connection, and that polls us.
@@ -192,6 +203,126 @@ impl Drop for Registered<'_> {
         for (channel, key) in self.channels.iter().zip(&self.keys) {
             self.worker.unsubscribe(channel, *key);
         }
-        self.worker.metrics.disconnected(Wire::LongPoll, None);
+        if self.is_waiting.get() {
+            self.worker.metrics.disconnected(Wire::LongPoll, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_core::{Body, Entry, Epoch, GapReason, Timestamp};
+    use tidegate_core::{Payload, PayloadKind, Publication};
+
+    fn at(offset: u64) -> Position {
+        Position { epoch: Epoch::new(1), offset }
+    }
+
+    /// Consecutive publications.
+    fn items(offsets: std::ops::RangeInclusive<u64>) -> Vec<Shared> {
+        let entry = |offset| {
+            let payload =
+                Payload { kind: PayloadKind::Text, bytes: "x".into(), content_type: None };
+            let publication = Publication { payload, event: None, user: None, origin: None };
+            Shared::new(Arc::new(Entry {
+                channel: ChannelName::parse("a").unwrap(),
+                position: at(offset),
+                prev: offset - 1,
+                time: Timestamp(offset),
+                body: Body::Publication(publication),
+            }))
+        };
+        offsets.map(entry).collect()
+    }
+
+    /// A waiter for two messages after offset 10, to which the hub has come too.
+    fn waiter(policy: Policy) -> Waiter {
+        let it = Waiter::new([OutboxBounds { messages: 2, bytes: usize::MAX, policy }].into_iter());
+        let mut subscription = Subscription::new(at(10), None);
+        subscription.level_with(at(10));
+        it.channels.borrow_mut()[0].subscription = Some(subscription);
+        it
+    }
+
+    /// Checks whether it is woken and live, and what there is: the gap's end, and offsets.
+    #[track_caller]
+    fn check(it: &Waiter, is_woken: bool, is_live: bool, gap: Option<u64>, offsets: &[u64]) {
+        let mut slices = [Slice {
+            gap: None,
+            entries: Vec::new(),
+            began: at(10),
+            tail: at(10),
+            is_last: true,
+            ended: None,
+        }];
+        assert_eq!((it.is_woken.take(), it.is_live()), (is_woken, is_live));
+        it.collect(&mut slices);
+        let [slice] = slices;
+        assert_eq!(slice.gap.map(|it| it.resumed), gap.map(at));
+        assert_eq!(slice.began, at(gap.unwrap_or(10)));
+        let found: Vec<_> = slice.entries.iter().map(|it| it.position.offset).collect();
+        assert_eq!(found, offsets);
+    }
+
+    #[test]
+    fn what_is_delivered_is_taken_without_the_log() {
+        let it = waiter(Policy::Spill);
+        it.deliver(0, &items(11..=12));
+        check(&it, true, true, None, &[11, 12]);
+    }
+
+    #[test]
+    fn what_the_log_was_read_for_does_not_wake_it() {
+        let it = waiter(Policy::Spill);
+        it.deliver(0, &items(9..=10));
+        check(&it, false, true, None, &[]);
+    }
+
+    #[test]
+    fn more_than_it_may_hold_is_read_from_the_log() {
+        let it = waiter(Policy::Spill);
+        it.deliver(0, &items(11..=14));
+        check(&it, true, false, None, &[]);
+        assert_eq!(
+            it.channels.borrow()[0].subscription.as_ref().unwrap().wants_page(),
+            Some(at(10))
+        );
+    }
+
+    #[test]
+    fn without_a_log_the_oldest_are_dropped_and_told() {
+        let it = waiter(Policy::DropOldest);
+        it.deliver(0, &items(11..=14));
+        check(&it, true, true, Some(12), &[13, 14]);
+    }
+
+    #[test]
+    fn before_the_log_was_read_it_is_only_woken() {
+        let it = waiter(Policy::Spill);
+        it.channels.borrow_mut()[0].subscription = None;
+        it.deliver(0, &items(11..=11));
+        it.gap(0, Gap { requested: at(3), resumed: at(20), reason: GapReason::Dropped });
+        check(&it, true, false, None, &[]);
+    }
+
+    #[test]
+    fn a_drop_that_lies_behind_the_position_is_no_gap() {
+        let gap = |resumed| Gap { requested: at(3), resumed, reason: GapReason::Dropped };
+        let it = waiter(Policy::Spill);
+        it.gap(0, gap(at(9)));
+        it.gap(0, gap(at(10)));
+        it.deliver(0, &items(10..=11));
+        check(&it, true, true, None, &[11]);
+        it.gap(0, gap(at(20)));
+        check(&it, true, true, Some(20), &[]);
+    }
+
+    #[test]
+    fn what_lies_behind_a_hole_is_left_to_the_next_poll() {
+        let it = waiter(Policy::Spill);
+        it.deliver(0, &items(11..=11));
+        it.deliver(0, &items(14..=14));
+        check(&it, true, true, None, &[11]);
     }
 }
