@@ -178,7 +178,10 @@ impl<T: Item> Subscription<T> {
 
     /// A gap for everyone on the channel, such as a dropped log: what waits is part of it.
     pub fn handle_gap(&mut self, gap: Gap) {
-        if self.mode == Mode::Ended {
+        // What lies behind is not missing: a hub that lags may tell of a drop after a page did.
+        let is_behind =
+            gap.resumed.epoch == self.position.epoch && gap.resumed.offset <= self.position.offset;
+        if self.mode == Mode::Ended || is_behind {
             return;
         }
         let gap = Gap { requested: self.resume(), ..gap };
@@ -389,6 +392,14 @@ mod tests {
         it.handle_gap(Gap { requested: at(0), resumed: at(20), reason: GapReason::Dropped });
         assert_eq!(it.next(), Some(gap(3, 20, GapReason::Dropped)));
         assert_eq!((it.next(), it.resume()), (None, at(20)));
+    }
+
+    #[test]
+    fn a_gap_that_lies_behind_the_position_is_none() {
+        let mut it = live(12);
+        it.handle_gap(Gap { requested: at(5), resumed: at(10), reason: GapReason::Dropped });
+        assert_eq!((it.next(), it.tail()), (None, at(12)));
+        assert_eq!(it.offer(Fake(12, 11), &bounds(9, Policy::Spill)), Offered::Ignored);
     }
 
     #[test]

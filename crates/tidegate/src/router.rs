@@ -8,8 +8,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Version};
+use http_body::Body as _;
 use http_body_util::Full;
 use tidegate_core::ChannelName;
 use tidegate_core::channel::CHANNELS_MAX;
@@ -18,7 +19,7 @@ use crate::api;
 use crate::config::Admin;
 use crate::driver::client::Stream;
 use crate::origin::{self, Verdict};
-use crate::problem::{self, Problem};
+use crate::problem::Problem;
 use crate::transport::request::SubscribeRequest;
 use crate::transport::{self, Wire};
 use crate::worker::Worker;
@@ -66,6 +67,10 @@ pub async fn answer(worker: &Rc<Worker>, request: Request) -> Answer {
     };
     origin::apply(&verdict, response.headers_mut());
     if is_head {
+        // What a GET would have (RFC 9110 §9.3.2).
+        if let Some(length) = response.body().size_hint().exact() {
+            response.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+        }
         *response.body_mut() = full(Bytes::new());
     }
     Answer::Response(response)
@@ -74,14 +79,7 @@ pub async fn answer(worker: &Rc<Worker>, request: Request) -> Answer {
 /// A problem as a response; its instance is in the log too.
 #[must_use]
 pub fn problem_response(problem: &Problem, version: Version) -> Response {
-    let instance = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
-    tracing::debug!(
-        instance = problem::urn(instance),
-        status = problem.status.as_u16(),
-        code = problem.code.as_str(),
-        detail = problem.detail,
-        "refused"
-    );
+    let instance = problem.log();
     let mut response = http::Response::new(full(problem.to_json(instance)));
     *response.status_mut() = problem.status;
     let headers = response.headers_mut();

@@ -29,7 +29,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::body::{cut, too_slow};
 use super::entries::{Entries, Refusal};
-use crate::problem::{Problem, urn};
+use crate::problem::Problem;
 
 /// Results that are collected while there is more to publish at once.
 const FLUSH_BYTES: usize = 16 << 10;
@@ -267,14 +267,7 @@ where
 
     fn refuse(&mut self, problem: Problem) {
         let problem = problem.with_index(self.index);
-        let instance = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
-        tracing::debug!(
-            instance = urn(instance),
-            index = self.index,
-            code = problem.code.as_str(),
-            detail = problem.detail,
-            "an entry was refused"
-        );
+        let instance = problem.log();
         self.out.extend_from_slice(&problem.to_json(instance));
         self.out.push(b'\n');
         self.failed += 1;

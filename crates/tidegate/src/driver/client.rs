@@ -55,6 +55,10 @@ const CLOSE_TICKS: u32 = 5 * wheel::TICKS_PER_SECOND;
 /// How long a stream may be idle before it is kept alive (CONTRACT 4).
 const KEEPALIVE_TICKS: u32 = 15 * wheel::TICKS_PER_SECOND;
 
+/// How long what was written to an SSE or NDJSON stream may be unacknowledged by its peer's kernel.
+#[cfg(target_os = "linux")]
+const UNREACHABLE_AFTER: std::time::Duration = std::time::Duration::from_secs(40);
+
 /// Close code for a gap on a bare WebSocket (CONTRACT 4).
 const CLOSE_GAP: u16 = 4010;
 
@@ -229,6 +233,9 @@ enum Progress {
 
 /// Takes over a socket and serves it until it ends.
 pub fn start(worker: &Rc<Worker>, stream: TcpStream, start: Stream) {
+    if start.websocket.is_none() {
+        drop_when_unreachable(&stream);
+    }
     let now = worker.tick();
     let mut closing = None;
     let socket = start.websocket.map(|it| {
@@ -285,6 +292,18 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, start: Stream) {
     }
     worker.metrics.connected(start.wire);
     worker.spawn(Task { worker: Rc::clone(worker), client });
+}
+
+/// A WebSocket's pings find out that its peer is gone without a word; of other streams the kernel
+/// does, from keepalives that are not acknowledged.
+fn drop_when_unreachable(stream: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNREACHABLE_AFTER))
+    {
+        tracing::debug!(%error, "a stream's peer may be gone unnoticed");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
 }
 
 /// The future of a client: as small as can be, for there are many.
@@ -1006,4 +1025,24 @@ fn pong(payload: &[u8]) -> Bytes {
     let mut frame = Vec::with_capacity(payload.len() + 2);
     encode::pong(payload, None, &mut frame);
     frame.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an idle client costs beside its socket's registration: the list of DESIGN 5.
+    #[test]
+    fn an_idle_client_is_small() {
+        let sizes = [
+            size_of::<RefCell<Inner>>() + 2 * size_of::<usize>(),
+            size_of::<Sub>(),
+            size_of::<Socket>(),
+            size_of::<Task>() + size_of::<usize>(),
+            size_of::<Subscriber>() + size_of::<usize>(),
+            // The worker's list and the wheel's slot.
+            2 * size_of::<usize>() + size_of::<u32>(),
+        ];
+        assert!(sizes.iter().sum::<usize>() <= 760, "{sizes:?}");
+    }
 }

@@ -3,7 +3,7 @@
 //! This is where `tidegate-core` and `tidegate-wire` meet. What is a subscriber's own (the joined
 //! cursor of several channels, gaps) is written beside the shared bytes.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,21 +51,14 @@ pub struct Form {
     pub framing: Framing,
 }
 
-/// Formats times framings; each worker keeps at most so many encodings of an entry.
-const FORMS: usize = 15;
-
-impl Form {
-    fn index(self) -> usize {
-        self.format as usize * 3 + self.framing as usize
-    }
-}
-
 /// An entry with those of its forms that somebody needed.
 #[derive(Debug)]
 pub struct Encoded {
     /// The entry.
     pub entry: Arc<Entry>,
-    forms: OnceCell<Box<[OnceCell<Bytes>; FORMS]>>,
+    /// Most entries are needed in one form only, and that takes no memory of its own.
+    first: OnceCell<(Form, Bytes)>,
+    others: RefCell<Vec<(Form, Bytes)>>,
 }
 
 /// An [`Encoded`] entry as it waits in outboxes.
@@ -90,7 +83,7 @@ impl Shared {
     /// An entry that nobody has encoded yet.
     #[must_use]
     pub fn new(entry: Arc<Entry>) -> Self {
-        Self(Rc::new(Encoded { entry, forms: OnceCell::new() }))
+        Self(Rc::new(Encoded { entry, first: OnceCell::new(), others: RefCell::default() }))
     }
 
     /// The entry.
@@ -107,9 +100,18 @@ impl Shared {
 
     /// The bytes to write. Empty for the end on a bare WebSocket, which is a close.
     pub fn bytes(&self, form: Form, encoder: &mut Encoder) -> Bytes {
-        let forms = self.0.forms.get_or_init(Box::default);
-        let Some(slot) = forms.get(form.index()) else { return Bytes::new() };
-        slot.get_or_init(|| encoder.encode(self.entry(), form)).clone()
+        let Encoded { entry, first, others } = &*self.0;
+        let (first_form, bytes) = first.get_or_init(|| (form, encoder.encode(entry, form)));
+        if *first_form == form {
+            return bytes.clone();
+        }
+        let mut others = others.borrow_mut();
+        if let Some((_, bytes)) = others.iter().find(|(it, _)| *it == form) {
+            return bytes.clone();
+        }
+        let bytes = encoder.encode(entry, form);
+        others.push((form, bytes.clone()));
+        bytes
     }
 }
 
