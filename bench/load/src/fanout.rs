@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::meter::{self, Calls};
+use crate::publisher::Writes;
 use crate::rig::Rig;
 use crate::{Shape, Target};
 
@@ -17,6 +18,9 @@ pub(crate) struct Fanout {
     /// Publications in flight.
     #[arg(long, default_value_t = 1)]
     width: usize,
+    /// How publications that are due at the same time are handed in.
+    #[arg(long, default_value = "single")]
+    writes: Writes,
     /// Publications that are measured.
     #[arg(long, default_value_t = 1000)]
     count: u64,
@@ -47,6 +51,7 @@ impl Fanout {
         self.target.prepare()?;
         let pids = &self.target.pids;
         let mut rig = Rig::connect(self.shape.options(&self.target, self.width))?;
+        rig.set_writes(self.writes);
         rig.synchronise()?;
         rig.run_closed(self.warm)?;
 

@@ -45,6 +45,19 @@ pub(crate) fn memory(pids: &[u32]) -> Result<u64> {
     Ok(bytes)
 }
 
+/// The most memory that `pids` have ever had resident, in bytes.
+pub(crate) fn peak(pids: &[u32]) -> Result<u64> {
+    let mut bytes = 0;
+    for pid in pids {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = line.context("the status has no VmHWM")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        bytes += kib * 1024;
+    }
+    Ok(bytes)
+}
+
 /// Counts the system calls of processes that run already.
 ///
 /// `perf stat` counts in the kernel and is told when to begin and end; where it is not to be had,

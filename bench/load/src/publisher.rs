@@ -29,6 +29,19 @@ pub(crate) struct Publisher {
     free: Vec<usize>,
     waiting: VecDeque<Vec<u8>>,
     scratch: Vec<u8>,
+    writes: Writes,
+    /// WebSocket: frames that leave with the next [`Self::flush`].
+    held: Vec<u8>,
+}
+
+/// How publications that are due at the same time are handed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Writes {
+    /// Each in a write of its own, as by publishers that don't know of each other.
+    #[default]
+    Single,
+    /// Over a WebSocket in one write: the server gets them all at once.
+    Joined,
 }
 
 struct Lane {
@@ -58,6 +71,8 @@ impl Publisher {
             free: Vec::new(),
             waiting: VecDeque::new(),
             scratch: vec![0; 64 << 10],
+            writes: Writes::Single,
+            held: Vec::new(),
         };
         let lanes = if publishing == Publishing::Ws { 1 } else { lanes };
         for index in 0..lanes {
@@ -85,24 +100,37 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Publishes at once, in one write of its own.
+    /// Changes how publications are handed in from here on.
+    pub(crate) fn set_writes(&mut self, writes: Writes) {
+        self.writes = writes;
+    }
+
+    /// Publishes, at once or with the next flush.
     pub(crate) fn publish(&mut self, payload: &[u8], poll: &Poll) -> Result<()> {
         if self.publishing == Publishing::Http {
             self.waiting.push_back(payload.to_vec());
             return self.post(poll);
         }
-        let mut bytes = std::mem::take(&mut self.scratch);
-        bytes.clear();
         if self.peer == Peer::SocketIo {
             let event = [&br#"42["publish",""#[..], payload, br#""]"#].concat();
-            frame::write(&mut bytes, frame::TEXT, &event, Masking::Masked);
+            frame::write(&mut self.held, frame::TEXT, &event, Masking::Masked);
         } else {
-            frame::write(&mut bytes, frame::TEXT, payload, self.peer.masking());
+            frame::write(&mut self.held, frame::TEXT, payload, self.peer.masking());
         }
-        let sent = self.send(0, &bytes, poll);
-        bytes.resize(64 << 10, 0);
-        self.scratch = bytes;
-        sent
+        if self.writes == Writes::Single { self.flush(poll) } else { Ok(()) }
+    }
+
+    /// Writes what has been held back.
+    pub(crate) fn flush(&mut self, poll: &Poll) -> Result<()> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let held = std::mem::take(&mut self.held);
+        self.send(0, &held, poll)?;
+        // Its memory is kept for the next.
+        self.held = held;
+        self.held.clear();
+        Ok(())
     }
 
     /// Starts a request for each payload that waits, as far as there are free connections.

@@ -18,7 +18,7 @@ use crate::http::{self, Dechunker};
 use crate::message::{FLIGHT_MAX, Flight};
 use crate::net::{self, Poll};
 use crate::peer::{self, ACCEPT, Peer, Publishing};
-use crate::publisher::{Publisher, TOKENS};
+use crate::publisher::{Publisher, TOKENS, Writes};
 use crate::wire::{self, Closed, Item, Wire};
 
 /// Handshakes under way at once, below every peer's accept queue.
@@ -117,6 +117,11 @@ impl Rig {
         };
         rig.add_subscribers(rig.options.subscribers, None)?;
         Ok(rig)
+    }
+
+    /// Changes how publications that are due at the same time are handed in.
+    pub(crate) fn set_writes(&mut self, writes: Writes) {
+        self.publisher.set_writes(writes);
     }
 
     /// Adds `count` subscribers and waits until the server has agreed to each.
@@ -277,6 +282,7 @@ impl Rig {
 
     /// Waits once and handles what is ready.
     fn turn(&mut self, timeout: Duration) -> Result<()> {
+        self.publisher.flush(&self.poll)?;
         let mut ready = std::mem::take(&mut self.ready);
         self.poll.wait(timeout, &mut ready)?;
         for token in &ready {
@@ -291,6 +297,7 @@ impl Rig {
                 self.left -= 1;
                 self.publish()?;
             }
+            self.publisher.flush(&self.poll)?;
         }
         self.ready = ready;
         Ok(())

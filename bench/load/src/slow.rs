@@ -56,6 +56,9 @@ pub(crate) struct Report {
     connected: u64,
     filled: u64,
     filled_again: u64,
+    /// The most that was ever resident, and that above `connected`, per slow reader.
+    peak: u64,
+    peak_per_slow_reader: f64,
     /// `filled_again` above `connected`, per slow reader.
     per_slow_reader: f64,
     /// `filled_again` against `filled`.
@@ -94,6 +97,7 @@ impl Slow {
         let amid_slow_us = per_publication(rig.run_closed(self.count * 10)?, self.count * 10);
         rig.run_closed(self.fill)?;
         let filled_again = meter::memory(pids)?;
+        let peak = meter::peak(pids)?;
 
         let (mut complete, mut told, mut cut) = (0, 0, 0);
         for step in 0..self.sample.min(readers) {
@@ -113,6 +117,8 @@ impl Slow {
             connected,
             filled,
             filled_again,
+            peak,
+            peak_per_slow_reader: peak.saturating_sub(connected) as f64 / readers as f64,
             per_slow_reader: filled_again.saturating_sub(connected) as f64 / readers as f64,
             growth: filled_again as f64 / filled as f64,
             complete,

@@ -150,6 +150,9 @@ fn command(options: &Options) -> String {
     if options.scenarios.len() < Scenario::ALL.len() {
         words.extend(options.scenarios.iter().map(|it| it.name().to_owned()));
     }
+    if options.server.is_some() {
+        words.push("--server …".to_owned());
+    }
     if options.is_quick {
         words.push("--quick".to_owned());
     }

@@ -149,7 +149,8 @@ impl Scenario {
                 Figure("amid slow µs a message", "amid_slow_us", 1.0, 1),
                 Figure("filled MiB", "filled", MIB, 1),
                 Figure("filled again MiB", "filled_again", MIB, 1),
-                Figure("bytes per slow reader", "per_slow_reader", 1.0, 0),
+                Figure("peak MiB", "peak", MIB, 1),
+                Figure("peak bytes per slow reader", "peak_per_slow_reader", 1.0, 0),
                 Figure("got all", "complete", 1.0, 0),
                 Figure("told", "told", 1.0, 0),
                 Figure("cut", "cut", 1.0, 0),
@@ -174,7 +175,7 @@ impl Scenario {
 }
 
 fn fanout(is_quick: bool) -> Vec<Group> {
-    let group = |subscribers: u64, width: u64| {
+    let group = |subscribers: u64, width: u64, writes: &str| {
         // About 1 million deliveries where each costs a send, 6 million where sends are shared.
         let short = if is_quick { 4 } else { 1 };
         let slow = (600_000 / subscribers / short).max(10);
@@ -184,13 +185,13 @@ fn fanout(is_quick: bool) -> Vec<Group> {
             server,
             load: format!(
                 "fanout --wire {wire} --subscribers {subscribers} --width {width} --count {count} \
-                 --warm {} --calls {}",
+                 --warm {} --calls {} --writes {writes}",
                 count / 5 + width,
                 count / 4 + width
             ),
         };
         let mut jobs = vec![job(OURS, Kind::Tidegate, "ws", fast)];
-        if subscribers == 1000 {
+        if subscribers == 1000 && writes == "single" {
             jobs.extend([
                 job(OURS_SSE, Kind::Tidegate, "sse", fast),
                 job(OURS_NDJSON, Kind::Tidegate, "ndjson", fast),
@@ -202,13 +203,20 @@ fn fanout(is_quick: bool) -> Vec<Group> {
             ]);
         }
         Group {
-            name: format!("{subscribers} subscribers, W = {width}"),
+            name: format!("{subscribers} subscribers, W = {width}, {writes} writes"),
             metric: "cpu_us",
             baseline: Some(job("raw writer", Kind::RawWriter, "ws", fast)),
             jobs,
         }
     };
-    vec![group(1000, 1), group(1000, 16), group(10_000, 1), group(10_000, 16)]
+    vec![
+        group(1000, 1, "single"),
+        group(1000, 16, "single"),
+        group(10_000, 1, "single"),
+        group(10_000, 16, "single"),
+        group(1000, 16, "joined"),
+        group(10_000, 16, "joined"),
+    ]
 }
 
 fn fanout_verdicts(one: &Measured, sixteen: &Measured, large: &[Measured]) -> Vec<Verdict> {
@@ -382,6 +390,8 @@ fn slow_verdicts(group: &Measured) -> Vec<Verdict> {
     vec![
         Verdict::new("p99 of the one amid slow readers × amid readers", 1.0, p99()),
         Verdict::new("memory after a second filling × after the first", 1.1, figure("growth")),
+        // A hundredth of what is published past each: what they hold must be shared.
+        Verdict::new("peak bytes per slow reader", 65_536.0, figure("peak_per_slow_reader")),
         Verdict::new("slow readers cut off without being told", 0.0, figure("cut")),
     ]
 }
