@@ -496,6 +496,8 @@ impl Inner {
 
     fn decode(&mut self, worker: &Worker, socket: &mut Socket, mut input: &mut [u8]) {
         let mut inflaters = worker.inflaters.borrow_mut();
+        // One time for what one read brought.
+        let now = worker.now();
         loop {
             let event = match socket.decoder.next(&mut input, &mut inflaters) {
                 Ok(Some(event)) => event,
@@ -520,8 +522,8 @@ impl Inner {
                     if let Some(code) = socket.publish_refused {
                         return self.close(worker, Cause::Problem(code), Wait::OwnEcho);
                     }
-                    let draft =
-                        worker.draft(channel.clone(), publication(kind, data, self.session));
+                    let publication = publication(kind, data, self.session);
+                    let draft = worker.draft(channel.clone(), publication, now);
                     match worker.publish(draft) {
                         Reply::Now(result) => match result {
                             Ok(Published::New(at) | Published::Duplicate(at)) => {

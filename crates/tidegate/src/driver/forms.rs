@@ -140,27 +140,45 @@ impl Item for Shared {
 }
 
 impl Encoder {
+    /// Several entries as one piece, and as one chunk where there are chunks.
+    #[must_use]
+    pub fn batch(&mut self, items: &[Shared], form: Form) -> Bytes {
+        let mut out = Vec::with_capacity(items.iter().map(|it| it.entry().weight()).sum());
+        self.write(items.iter().map(Shared::entry), form, &mut out);
+        out.into()
+    }
+
     fn encode(&mut self, entry: &Entry, form: Form) -> Bytes {
         let mut out = Vec::with_capacity(entry.weight());
-        match form.format {
-            Format::Ws | Format::WsJson => self.write_websocket(entry, form, &mut out),
-            Format::Sse | Format::SseJson | Format::Ndjson => {
-                self.scratch.clear();
-                match form.format {
-                    Format::Sse => write_sse(entry, &mut self.scratch),
-                    Format::SseJson => {
-                        write_sse_json(entry, &entry.cursor().encode(), &mut self.scratch);
-                    }
-                    _ => {
-                        json::write_entry(entry, &mut self.scratch);
-                        self.scratch.push(b'\n');
-                    }
+        self.write(std::iter::once(entry), form, &mut out);
+        out.into()
+    }
+
+    fn write<'a>(
+        &mut self,
+        entries: impl Iterator<Item = &'a Entry>,
+        form: Form,
+        out: &mut Vec<u8>,
+    ) {
+        if matches!(form.format, Format::Ws | Format::WsJson) {
+            entries.for_each(|entry| self.write_websocket(entry, form, out));
+            return;
+        }
+        self.scratch.clear();
+        for entry in entries {
+            match form.format {
+                Format::Sse => write_sse(entry, &mut self.scratch),
+                Format::SseJson => {
+                    write_sse_json(entry, &entry.cursor().encode(), &mut self.scratch);
                 }
-                wrap(form.framing, &self.scratch, &mut out);
+                Format::Ndjson | Format::Ws | Format::WsJson => {
+                    json::write_entry(entry, &mut self.scratch);
+                    self.scratch.push(b'\n');
+                }
             }
         }
+        wrap(form.framing, &self.scratch, out);
         self.scratch.shrink_to(64 << 10);
-        out.into()
     }
 
     fn write_websocket(&mut self, entry: &Entry, form: Form, out: &mut Vec<u8>) {

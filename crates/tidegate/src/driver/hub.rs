@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tidegate_broker::{From, Page, Read, Reply, Unavailable};
 use tidegate_core::hub::Effect;
 use tidegate_core::subscription::Item;
@@ -69,13 +69,8 @@ impl Batch {
         }
         let bytes = match self.items.as_slice() {
             [one] => one.bytes(form, encoder),
-            many => {
-                let mut joined = BytesMut::new();
-                for item in many {
-                    joined.extend_from_slice(&item.bytes(form, encoder));
-                }
-                joined.freeze()
-            }
+            // Encoded where they are sent from: a piece of its own is only needed for outboxes.
+            many => encoder.batch(many, form),
         };
         self.forms.push((form, bytes.clone()));
         bytes
