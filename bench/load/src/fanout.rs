@@ -18,8 +18,8 @@ pub(crate) struct Fanout {
     /// Publications in flight.
     #[arg(long, default_value_t = 1)]
     width: usize,
-    /// How publications that are due at the same time are handed in.
-    #[arg(long, default_value = "single")]
+    /// How publications that become due together are handed in.
+    #[arg(long, default_value = "joined")]
     writes: Writes,
     /// Publications that are measured.
     #[arg(long, default_value_t = 1000)]

@@ -34,14 +34,18 @@ pub(crate) struct Publisher {
     held: Vec<u8>,
 }
 
-/// How publications that are due at the same time are handed in.
+/// How publications that become due together are handed in over a WebSocket.
+///
+/// Joined, every server gets the same batches and counters repeat to the third digit. Single, what a
+/// server finds when it wakes, one of sixteen publications or all, is a matter of wake-up times, and
+/// the floor itself varies by a factor of two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Writes {
-    /// Each in a write of its own, as by publishers that don't know of each other.
+    /// In one write.
     #[default]
-    Single,
-    /// Over a WebSocket in one write: the server gets them all at once.
     Joined,
+    /// Each in a write of its own, as by publishers that don't know of each other.
+    Single,
 }
 
 struct Lane {
@@ -71,7 +75,7 @@ impl Publisher {
             free: Vec::new(),
             waiting: VecDeque::new(),
             scratch: vec![0; 64 << 10],
-            writes: Writes::Single,
+            writes: Writes::default(),
             held: Vec::new(),
         };
         let lanes = if publishing == Publishing::Ws { 1 } else { lanes };

@@ -119,7 +119,7 @@ impl Rig {
         Ok(rig)
     }
 
-    /// Changes how publications that are due at the same time are handed in.
+    /// Changes how publications that become due together are handed in.
     pub(crate) fn set_writes(&mut self, writes: Writes) {
         self.publisher.set_writes(writes);
     }

@@ -191,7 +191,7 @@ fn fanout(is_quick: bool) -> Vec<Group> {
             ),
         };
         let mut jobs = vec![job(OURS, Kind::Tidegate, "ws", fast)];
-        if subscribers == 1000 && writes == "single" {
+        if subscribers == 1000 && writes == "joined" {
             jobs.extend([
                 job(OURS_SSE, Kind::Tidegate, "sse", fast),
                 job(OURS_NDJSON, Kind::Tidegate, "ndjson", fast),
@@ -210,12 +210,12 @@ fn fanout(is_quick: bool) -> Vec<Group> {
         }
     };
     vec![
-        group(1000, 1, "single"),
-        group(1000, 16, "single"),
-        group(10_000, 1, "single"),
-        group(10_000, 16, "single"),
+        group(1000, 1, "joined"),
         group(1000, 16, "joined"),
+        group(10_000, 1, "joined"),
         group(10_000, 16, "joined"),
+        group(1000, 16, "single"),
+        group(10_000, 16, "single"),
     ]
 }
 
