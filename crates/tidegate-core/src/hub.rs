@@ -238,7 +238,7 @@ impl<S> Hub<S> {
         effects
     }
 
-    /// The read that was asked for failed; the driver asks again when the broker is back.
+    /// The read that was asked for failed: the same again, after a pause.
     pub fn handle_read_failed(&mut self, channel: &ChannelName) -> Option<Effect> {
         let it = self.channels.get_mut(channel)?;
         let at_least = it.reading.take()?;

@@ -344,7 +344,7 @@ impl Worker {
             match reply.await {
                 Ok(state) => return self.open(&channel, &state),
                 Err(tidegate_broker::Unavailable) => {
-                    tokio::time::sleep(Duration::from_secs(1)).await
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
             if self.hub.borrow().channel(&channel).is_none() || self.is_draining() {

@@ -426,7 +426,8 @@ impl Sub {
                 .ok()
                 .and_then(std::num::NonZeroU32::new)
                 .unwrap_or(std::num::NonZeroU32::MIN),
-            bytes_max: self.bounds.bytes.min(4 * COMMIT_BYTES),
+            // What a client holds that stalls in catch-up, beside what it is committed to.
+            bytes_max: self.bounds.bytes.min(COMMIT_BYTES),
         })
     }
 }

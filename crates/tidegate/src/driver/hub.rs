@@ -18,6 +18,9 @@ use super::output::COMMIT_BYTES;
 use crate::transport::poll::Waiter;
 use crate::worker::Worker;
 
+/// After a read that failed.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Clients that are written to before others get a turn.
 const SLICE: usize = 256;
 
@@ -119,17 +122,15 @@ pub async fn apply(worker: &Rc<Worker>, effects: Vec<Effect>) {
                 };
                 match worker.broker.read(read) {
                     // In the order of the effects: what follows builds on it.
-                    Reply::Now(page) => {
+                    Reply::Now(Ok(page)) => {
                         for effect in handle_page(worker, &channel, page).into_iter().rev() {
                             effects.push_front(effect);
                         }
                     }
-                    later @ Reply::Later(_) => {
-                        let worker = Rc::clone(worker);
-                        worker.clone().spawn(async move {
-                            let effects = handle_page(&worker, &channel, later.await);
-                            Box::pin(apply(&worker, effects)).await;
-                        });
+                    reply => {
+                        let task_worker = Rc::clone(worker);
+                        worker
+                            .spawn(async move { read_later(&task_worker, &channel, reply).await });
                     }
                 }
             }
@@ -137,23 +138,27 @@ pub async fn apply(worker: &Rc<Worker>, effects: Vec<Effect>) {
     }
 }
 
-fn handle_page(
-    worker: &Worker,
+/// Waits for a page, and asks again while the broker is away and the channel has subscribers.
+async fn read_later(
+    worker: &Rc<Worker>,
     channel: &ChannelName,
-    page: Result<Page, Unavailable>,
-) -> Vec<Effect> {
-    let mut hub = worker.hub.borrow_mut();
-    match page {
-        Ok(page) => {
-            let tail = page.tail();
-            hub.handle_page(channel, page.gap, page.entries, tail, page.is_last)
-        }
-        // The tail says when the broker is back, and then every channel is compared.
+    reply: Reply<Result<Page, Unavailable>>,
+) {
+    let effects = match reply.await {
+        Ok(page) => handle_page(worker, channel, page),
+        Err(Unavailable) if worker.is_draining() => return,
         Err(Unavailable) => {
-            hub.handle_read_failed(channel);
-            Vec::new()
+            tokio::time::sleep(RETRY).await;
+            worker.hub.borrow_mut().handle_read_failed(channel).into_iter().collect()
         }
-    }
+    };
+    Box::pin(apply(worker, effects)).await;
+}
+
+fn handle_page(worker: &Worker, channel: &ChannelName, page: Page) -> Vec<Effect> {
+    let tail = page.tail();
+    let mut hub = worker.hub.borrow_mut();
+    hub.handle_page(channel, page.gap, page.entries, tail, page.is_last)
 }
 
 /// Gives entries to every live subscriber, in batches that a socket may be committed to.
