@@ -216,10 +216,16 @@ impl<T: Item> Subscription<T> {
         if let Some(gap) = gap {
             self.handle_gap(gap);
         }
+        // A page that was on its way while a gap was told may lie behind that.
+        let is_behind = |at: Position, of: Position| at.epoch == of.epoch && at.offset <= of.offset;
         for item in items {
-            self.outbox.push(item, &UNBOUNDED);
+            if !is_behind(item.position(), self.tail) || item.is_end() {
+                self.outbox.push(item, &UNBOUNDED);
+            }
         }
-        self.tail = tail;
+        if !is_behind(tail, self.tail) {
+            self.tail = tail;
+        }
         self.level_with(hub_last);
     }
 
@@ -400,6 +406,16 @@ mod tests {
         it.handle_gap(Gap { requested: at(5), resumed: at(10), reason: GapReason::Dropped });
         assert_eq!((it.next(), it.tail()), (None, at(12)));
         assert_eq!(it.offer(Fake(12, 11), &bounds(9, Policy::Spill)), Offered::Ignored);
+    }
+
+    #[test]
+    fn a_page_that_a_gap_overtook_brings_nothing_twice() {
+        let mut it: Subscription<Fake> = Subscription::new(at(3), None);
+        assert_eq!(it.wants_page(), Some(at(3)));
+        it.handle_gap(Gap { requested: at(0), resumed: at(20), reason: GapReason::Dropped });
+        it.handle_page(None, [Fake(4, 3), Fake(5, 4)], at(5), at(20));
+        assert_eq!(it.next(), Some(gap(3, 20, GapReason::Dropped)));
+        assert_eq!((it.next(), it.wants_page()), (None, None), "it is live: 20 is the hub's last");
     }
 
     #[test]
