@@ -24,7 +24,7 @@ pub(crate) struct Slow {
     #[command(flatten)]
     shape: Shape,
     /// Publications a second, where times are measured.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 5)]
     rate: u32,
     /// How many of those.
     #[arg(long, default_value_t = 100)]
