@@ -134,6 +134,8 @@ async fn serve(
     })
     .await;
     let parts = hyper.into_parts();
+    // Part of a head may have come behind the request before it.
+    let has_begun = !parts.read_buf.is_empty();
     let socket = parts.io.stream;
     match outcome {
         Outcome::Stream(mut stream) => {
@@ -141,7 +143,7 @@ async fn serve(
             stream.early = Bytes::copy_from_slice(&parts.read_buf);
             return Some((socket, stream));
         }
-        Outcome::TimedOut { with_head: true } => {
+        Outcome::TimedOut { with_head } if with_head || has_begun => {
             worker.metrics.requested(408);
             let answer =
                 b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -149,7 +151,7 @@ async fn serve(
             let _ = socket.try_write(answer);
             close(socket).await;
         }
-        Outcome::TimedOut { with_head: false } => {}
+        Outcome::TimedOut { .. } => {}
         Outcome::Ended => close(socket).await,
     }
     None
