@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use http::header::{ACCEPT, HeaderMap, UPGRADE};
 use tidegate_core::ChannelName;
 use tidegate_core::cursor::{Cursor, parse_joined};
@@ -68,15 +69,20 @@ impl SubscribeRequest {
         channels: Vec<ChannelName>,
         query: &Query<'_>,
     ) -> Result<Self, Problem> {
-        Self::of(request.headers(), channels, query)
+        Self::of(request.method(), request.headers(), channels, query)
     }
 
     fn of(
+        method: &Method,
         headers: &HeaderMap,
         channels: Vec<ChannelName>,
         query: &Query<'_>,
     ) -> Result<Self, Problem> {
-        let wire = wire(headers, query)?;
+        let wire = match wire(headers, query)? {
+            // Whatever it is of, it has the headers of a poll (CONTRACT 4).
+            _ if method == Method::HEAD => Wire::Poll,
+            wire => wire,
+        };
         let wait = match query.get("wait") {
             Some(text) if wire == Wire::LongPoll => wait(text)?,
             _ if wire == Wire::LongPoll => WAIT_DEFAULT,
@@ -267,7 +273,7 @@ mod tests {
             .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
             .collect();
         let channels = vec![ChannelName::parse("a").unwrap()];
-        SubscribeRequest::of(&headers, channels, &Query::parse(query))
+        SubscribeRequest::of(&Method::GET, &headers, channels, &Query::parse(query))
     }
 
     #[track_caller]

@@ -2,10 +2,11 @@
 
 use std::num::NonZeroU32;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::{Method, StatusCode, Version};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{StatusCode, Version};
 use tidegate_broker::{From, Read};
 use tidegate_core::{ChannelName, ChannelState, Position};
 use tidegate_wire::sse;
@@ -16,8 +17,10 @@ use crate::driver::client::{Start, Stream};
 use crate::driver::forms::{Form, Format, Framing};
 use crate::origin::{self, Verdict};
 use crate::problem::Problem;
-use crate::router::{Answer, Request, full, no_body};
+use crate::router::{Answer, Request, Response, full, no_body};
 use crate::worker::Worker;
+
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache, no-transform");
 
 /// Opens an SSE or NDJSON stream.
 ///
@@ -37,14 +40,9 @@ pub async fn open(
             Ok(Answer::Response(temporary(worker, &problem)))
         }
         Err(problem) => Err(problem),
-        Ok(begun) if request.method() == Method::HEAD => {
-            Ok(Answer::Response(head(&wanted, &begun)))
-        }
         // Past all its ends, an EventSource is told to stop.
         Ok(begun) if wanted.wire == Wire::Sse && begun.is_over => {
-            let mut response = http::Response::new(full(Bytes::new()));
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            Ok(Answer::Response(response))
+            Ok(Answer::Response(over(&begun)))
         }
         Ok(begun) => {
             let framing = match request.version() {
@@ -184,12 +182,12 @@ fn stream(
     }
 }
 
-/// What HEAD gets: the headers of the stream, without it.
-fn head(wanted: &SubscribeRequest, begun: &Begun) -> crate::router::Response {
+/// The answer at which an EventSource stops.
+fn over(begun: &Begun) -> Response {
     let mut response = http::Response::new(full(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type(wanted.wire)));
-    headers.insert("cache-control", HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(CACHE_CONTROL, NO_CACHE);
     if let Ok(cursor) = begun.cursor.parse() {
         headers.insert("tidegate-cursor", cursor);
     }
@@ -197,7 +195,7 @@ fn head(wanted: &SubscribeRequest, begun: &Begun) -> crate::router::Response {
 }
 
 /// A temporary refusal as an EventSource can take it: 200, when to come back, and why.
-fn temporary(worker: &Worker, problem: &Problem) -> crate::router::Response {
+fn temporary(worker: &Worker, problem: &Problem) -> Response {
     let mut body = Vec::new();
     sse::write_retry(&mut body, worker.retry_ms());
     let mut data = Vec::new();
@@ -206,7 +204,7 @@ fn temporary(worker: &Worker, problem: &Problem) -> crate::router::Response {
     let mut response = http::Response::new(full(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert("cache-control", HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(CACHE_CONTROL, NO_CACHE);
     headers.insert(RETRY_AFTER, HeaderValue::from(problem.retry_after_seconds().unwrap_or(1)));
     response
 }
