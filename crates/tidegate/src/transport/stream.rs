@@ -88,7 +88,8 @@ pub async fn begin(worker: &Rc<Worker>, wanted: &SubscribeRequest) -> Result<Beg
             Begin::After(cursor) => state.judge(cursor.position),
             Begin::Last(count) => (last(worker, channel, *count, state).await?, None),
         };
-        is_over &= state.ended.is_some_and(|offset| offset <= position.offset);
+        // A gap is told first.
+        is_over &= gap.is_none() && state.ended.is_some_and(|offset| offset <= position.offset);
         let bounds = worker.outbox_bounds(channel);
         starts.push(Start { channel: channel.clone(), position, gap, bounds });
     }
