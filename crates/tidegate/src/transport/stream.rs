@@ -156,7 +156,9 @@ fn stream(
         b"\r\ncache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n\
           connection: close\r\ntidegate-cursor: ",
         begun.cursor.as_bytes(),
-        b"\r\nvary: accept\r\n",
+        b"\r\nvary: accept\r\ndate: ",
+        httpdate::fmt_http_date(SystemTime::now()).as_bytes(),
+        b"\r\n",
         length,
     ] {
         head.extend_from_slice(part);

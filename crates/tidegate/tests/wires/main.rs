@@ -10,3 +10,4 @@
 mod common;
 
 mod limits;
+mod streams;
