@@ -196,7 +196,7 @@ async fn subscribe(
 ) -> Result<Answer, Problem> {
     let wanted = SubscribeRequest::parse(request, channels, query)?;
     match wanted.wire {
-        Wire::Ws => transport::websocket::open(worker, request, wanted).await,
+        Wire::Ws => transport::websocket::open(worker, request, wanted, verdict).await,
         Wire::Sse | Wire::Ndjson => transport::stream::open(worker, request, wanted, verdict).await,
         Wire::Poll | Wire::LongPoll => {
             for channel in &wanted.channels {

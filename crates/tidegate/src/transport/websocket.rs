@@ -14,6 +14,7 @@ use super::stream::{Begun, begin};
 use crate::config::Class;
 use crate::driver::client::{Stream, WebSocketStart};
 use crate::driver::forms::{Form, Format, Framing};
+use crate::origin::Verdict;
 use crate::problem::Problem;
 use crate::router::{Answer, Request, no_body};
 use crate::worker::Worker;
@@ -38,6 +39,7 @@ pub async fn open(
     worker: &Rc<Worker>,
     request: &Request,
     wanted: SubscribeRequest,
+    verdict: &Verdict<'_>,
 ) -> Result<Answer, Problem> {
     no_body(request)?;
     let fields = Fields(request.headers());
@@ -57,7 +59,7 @@ pub async fn open(
     }
     let begun = match begin_websocket(worker, &wanted).await {
         Ok(begun) => begun,
-        Err(problem) if is_told_by_close(problem.status) => {
+        Err(problem) if is_told_by_close(problem.status, verdict) => {
             return Ok(Answer::Stream(Box::new(refusal(worker, &accepted, protocol, &problem))));
         }
         Err(problem) => return Err(problem),
@@ -114,9 +116,10 @@ fn stream(
     }
 }
 
-/// A browser sees no refused upgrade, only that there was one: so these come as a close.
-fn is_told_by_close(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 401 | 403 | 429 | 503)
+/// A browser's page sees no refused upgrade, only that there was one: so these come as a close. Who
+/// sends no `Origin` can read a status.
+fn is_told_by_close(status: StatusCode, verdict: &Verdict<'_>) -> bool {
+    matches!(verdict, Verdict::Allowed { .. }) && matches!(status.as_u16(), 401 | 403 | 429 | 503)
 }
 
 fn refusal(
