@@ -958,7 +958,9 @@ impl Inner {
             Cause::Ended => Some(close::NORMAL),
             Cause::Gap => Some(CLOSE_GAP),
             Cause::Peer(code) => *code,
-            Cause::Problem(Code::Unavailable) if worker.is_draining() => {
+            Cause::Problem(Code::Unavailable) | Cause::Refused(Code::Unavailable, _)
+                if worker.is_draining() =>
+            {
                 Some(close::SERVICE_RESTART)
             }
             Cause::Problem(code) | Cause::Refused(code, _) => {

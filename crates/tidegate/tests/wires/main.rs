@@ -9,5 +9,6 @@
 
 mod common;
 
+mod drain;
 mod limits;
 mod streams;
