@@ -5,6 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{StatusCode, Version};
+use tidegate_core::Policy;
 use tidegate_wire::websocket::DeflatePolicy;
 use tidegate_wire::websocket::handshake::{self, Accepted, Headers, Refusal};
 
@@ -83,7 +84,7 @@ async fn begin_websocket(worker: &Rc<Worker>, wanted: &SubscribeRequest) -> Resu
 fn stream(
     worker: &Worker,
     wanted: SubscribeRequest,
-    begun: Begun,
+    mut begun: Begun,
     accepted: &Accepted<'_>,
     protocol: Option<&str>,
 ) -> Stream {
@@ -95,6 +96,14 @@ fn stream(
         format: if wanted.envelope { Format::WsJson } else { Format::Ws },
         framing: if may_deflate { Framing::Deflated } else { Framing::Plain },
     };
+    if !wanted.envelope {
+        // What was dropped can't be told there (CONTRACT 4).
+        for start in &mut begun.starts {
+            if start.bounds.policy == Policy::DropOldest {
+                start.bounds.policy = Policy::Disconnect;
+            }
+        }
+    }
     let mut head = Vec::with_capacity(256);
     if begun.cursor.is_empty() {
         accepted.response(protocol, &[], &mut head);

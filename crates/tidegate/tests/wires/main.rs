@@ -11,4 +11,5 @@ mod common;
 
 mod drain;
 mod limits;
+mod slow;
 mod streams;
