@@ -21,8 +21,8 @@ use bytes::Bytes;
 use tidegate_broker::{From, Page, PublishError, Published, Read, Reply, Unavailable};
 use tidegate_core::subscription::{Mode, Offered, Step};
 use tidegate_core::{
-    Body, ChannelName, Entry, Gap, OutboxBounds, Payload, Policy, Position, Publication, SessionId,
-    Subscription,
+    Body, ChannelName, Entry, Gap, GapReason, OutboxBounds, Payload, Policy, Position, Publication,
+    SessionId, Subscription,
 };
 use tidegate_wire::websocket::{self, Decoder, Event, Kind, close, encode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -735,7 +735,9 @@ impl Inner {
             Step::Gap(gap) => {
                 let Some(sub) = self.subs.get(index) else { return };
                 let is_bare = form.format == Format::Ws;
-                if is_bare && sub.bounds.policy == Policy::Conflate {
+                // Silent on what its policy drops, and on that alone (CONTRACT 4).
+                let is_conflated = sub.bounds.policy == Policy::Conflate;
+                if is_bare && is_conflated && gap.reason == GapReason::Slow {
                     return;
                 }
                 worker.metrics.gap(gap.reason);
