@@ -914,12 +914,11 @@ impl Inner {
             }
             Some(socket) => {
                 socket.pinged_at = Some(now);
-                if self.out.is_empty() {
-                    let mut ping = Vec::new();
-                    encode::ping(&[], None, &mut ping);
-                    self.out.push(ping.into());
-                    self.wake();
-                }
+                // Behind whatever waits: who reads slowly has nothing else to answer.
+                let mut ping = Vec::new();
+                encode::ping(&[], None, &mut ping);
+                self.out.push(ping.into());
+                self.wake();
             }
             None => {
                 self.written_at = now;
