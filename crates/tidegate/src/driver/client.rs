@@ -510,18 +510,18 @@ impl Inner {
             };
             match event {
                 Event::Message { kind, data } => {
+                    // Decoded still: the peer's close comes behind it.
                     if self.closing.is_some() {
                         continue;
                     }
                     let Some(channel) = &socket.publish_to else {
-                        return self.close(
-                            worker,
-                            Cause::Protocol(close::UNSUPPORTED),
-                            Wait::OwnEcho,
-                        );
+                        let cause = Cause::Protocol(close::UNSUPPORTED);
+                        self.close(worker, cause, Wait::OwnEcho);
+                        continue;
                     };
                     if let Some(code) = socket.publish_refused {
-                        return self.close(worker, Cause::Problem(code), Wait::OwnEcho);
+                        self.close(worker, Cause::Problem(code), Wait::OwnEcho);
+                        continue;
                     }
                     let publication = publication(kind, data, self.session);
                     let draft = worker.draft(channel.clone(), publication, now);
@@ -530,7 +530,7 @@ impl Inner {
                             Ok(Published::New(at) | Published::Duplicate(at)) => {
                                 socket.published = Some(at);
                             }
-                            Err(error) => return self.publish_failed(worker, error),
+                            Err(error) => self.publish_failed(worker, error),
                         },
                         Reply::Later(reply) => {
                             socket.publishing = Some(Later(reply));

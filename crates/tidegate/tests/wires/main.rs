@@ -13,3 +13,4 @@ mod drain;
 mod limits;
 mod slow;
 mod streams;
+mod websocket;
