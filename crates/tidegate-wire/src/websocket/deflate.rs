@@ -314,19 +314,22 @@ impl DeflaterPool {
         }
         let output = &mut self.output;
         output.clear();
-        // As long as the message and its tail: a result that does not fit is not worth sending.
-        output.reserve(message.len() + TAIL.len());
+        // Room for the worst that deflate makes of noise, 9 bits a byte. A state that is left with
+        // output still to come keeps its place over a reset, and panics later (zlib-rs 0.6.8).
+        output.reserve(message.len() + message.len() / 8 + 64);
         let mut rest = message;
         loop {
             let before = state.total_in();
             state.compress_vec(rest, output, FlushCompress::Sync).ok()?;
             let used = usize::try_from(state.total_in() - before).ok()?;
             rest = rest.get(used..)?;
-            if output.len() == output.capacity() || output.len() >= message.len() + TAIL.len() {
+            if output.len() == output.capacity() {
+                *slot = None;
                 return None;
             }
             if rest.is_empty() {
-                return output.strip_suffix(&TAIL);
+                let deflated = output.strip_suffix(&TAIL)?;
+                return (deflated.len() < message.len()).then_some(deflated);
             }
         }
     }
@@ -439,6 +442,23 @@ mod tests {
         assert_eq!(deflater.deflate(&noise, &mut pool), None);
         assert!(deflater.history.is_none(), "what was not sent is no context");
         assert!(deflater.deflate(&[b'a'; 5000], &mut pool).is_some());
+    }
+
+    #[test]
+    fn what_did_not_shrink_leaves_nothing_behind() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for level in [1, 2, 6, 9] {
+            let mut shared = SharedDeflater::new(level);
+            for len in [70_000, 16_384, 100_000, 5000, 16_384, 65_536] {
+                let noise: Vec<u8> = (0..len).map(|_| random.u8(..)).collect();
+                assert_eq!(shared.deflate(&noise), None);
+                // Half noise: it shrinks, but not by much.
+                let dim: Vec<u8> = noise.iter().map(|it| it & 0x1f).collect();
+                let expect = SharedDeflater::new(level).deflate(&dim).map(<[u8]>::to_vec);
+                assert!(expect.is_some());
+                assert_eq!(shared.deflate(&dim).map(<[u8]>::to_vec), expect);
+            }
+        }
     }
 
     #[test]
