@@ -35,17 +35,20 @@ pub(crate) enum Side {
 /// A case behaves otherwise than expected, or the suite can't be run.
 pub(crate) fn run(side: Side, args: &[String]) -> anyhow::Result<()> {
     let (mut scope, mut bless, mut url) = (Scope::Sample, false, None);
+    let usage = "usage: cargo xtask conformance autobahn-server|autobahn-client [--all [--bless] | --cases 1,9.1,…] [--url WS-ECHO]";
     let mut args = args.iter().map(String::as_str);
     while let Some(arg) = args.next() {
         match arg {
             "--all" => scope = Scope::All,
             "--bless" => bless = true,
-            "--url" if side == Side::Server => {
-                url = Some(args.next().context("--url needs a ws:// URL")?.to_owned());
+            "--cases" => {
+                let list = args.next().context(usage)?;
+                scope = Scope::Some(list.split(',').map(|it| format!("{it}.")).collect());
             }
-            _ => anyhow::bail!(
-                "usage: cargo xtask conformance autobahn-server|autobahn-client [--all [--bless]] [--url WS-ECHO]"
-            ),
+            "--url" if side == Side::Server => {
+                url = Some(args.next().context(usage)?.to_owned());
+            }
+            _ => anyhow::bail!(usage),
         }
     }
     let file = workspace::root().join("tests/autobahn").join(side.expected());
@@ -87,21 +90,26 @@ pub(crate) fn run(side: Side, args: &[String]) -> anyhow::Result<()> {
 }
 
 /// Which cases run.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 enum Scope {
     All,
+    /// Those whose numbers begin so; each ends with a dot.
+    Some(Vec<String>),
     /// What runs within a minute or two, with every kind of case in it.
     Sample,
 }
 
 impl Scope {
-    fn has(self, case: Case) -> bool {
-        self == Scope::All
-            || match case.0 {
-                // Of ten sizes of message and eight of fragment; all ten variants of each.
-                [12 | 13, _, size] => matches!(size, 1 | 4 | 7 | 11),
-                _ => true,
+    fn has(&self, case: Case) -> bool {
+        match (self, case.0) {
+            (Scope::All, _) => true,
+            (Scope::Some(begins), _) => {
+                begins.iter().any(|it| format!("{case}.").starts_with(it.as_str()))
             }
+            // Four of its eighteen sizes of message and fragment, of all variants.
+            (Scope::Sample, [12 | 13, _, size]) => matches!(size, 1 | 4 | 7 | 11),
+            (Scope::Sample, _) => true,
+        }
     }
 }
 
@@ -276,7 +284,7 @@ fn side_by_side(
     Ok(results.into_iter().flatten().collect())
 }
 
-/// Far above what all cases take on one slow core.
+/// Far above what all cases take on one slow core. A step of continuous integration ends sooner.
 const TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 fn run_server(cases: &[Case], url: Option<&str>, folder: &Path) -> anyhow::Result<Results> {
@@ -413,6 +421,16 @@ mod tests {
         check(("OK", "OK"), Some(("OK", "FAILED")), false);
         check(("OK", "OK"), None, false);
         check(("UNIMPLEMENTED", "OK"), Some(("UNIMPLEMENTED", "OK")), false);
+    }
+
+    #[test]
+    fn a_scope_is_all_some_or_a_sample() {
+        let some = Scope::Some(vec!["9.1.".into(), "10.".into(), "2.3.".into()]);
+        let has = |scope: &Scope, text| scope.has(case(text));
+        assert!(has(&some, "9.1.6") && has(&some, "10.1.1") && has(&some, "2.3"));
+        assert!(!has(&some, "1.1.1") && !has(&some, "9.2.1"));
+        assert!(has(&Scope::Sample, "9.1.6") && has(&Scope::Sample, "13.7.1"));
+        assert!(!has(&Scope::Sample, "12.1.18") && has(&Scope::All, "12.1.18"));
     }
 
     #[test]

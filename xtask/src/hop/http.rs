@@ -124,6 +124,11 @@ impl Connection {
         Ok(count)
     }
 
+    /// Whether something was read and not yet used.
+    pub(super) fn has_more(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     /// Takes what was read.
     pub(super) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.buffer)

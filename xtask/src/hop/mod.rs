@@ -168,6 +168,35 @@ impl Run {
         }
     }
 
+    /// Notes what client `number` got; false if the run is over.
+    fn take(
+        &self,
+        number: usize,
+        names: &[String],
+        cursor: &mut String,
+        items: Vec<Item>,
+    ) -> anyhow::Result<bool> {
+        let channels = self.clients.get(number).context("clients are numbered")?;
+        let mut state = self.lock();
+        let seen = state.seen.get_mut(number).context("clients are numbered")?;
+        for item in items {
+            match item {
+                Item::Cursor(at) => *cursor = at,
+                Item::Publication { channel, number } => {
+                    let it = seen_of(seen, names, channels, &channel)?;
+                    anyhow::ensure!(!it.has_ended, "a publication came after its channel's end");
+                    it.publication(number);
+                }
+                Item::End { channel } => {
+                    seen_of(seen, names, channels, &channel)?.has_ended = true;
+                }
+                Item::Gap(gap) => anyhow::bail!("a gap where there is none: {gap}"),
+            }
+        }
+        self.progress.notify_all();
+        Ok(state.failure.is_none())
+    }
+
     fn verdict(self, took: Duration) -> anyhow::Result<()> {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let all = || state.seen.iter().flat_map(BTreeMap::values);
@@ -237,42 +266,22 @@ fn follow(run: &Run, number: usize, mut rng: Rng) -> anyhow::Result<()> {
     let mut cursor = "start".to_owned();
     loop {
         let wire = rng.choice(Wire::ALL).context("there are wires")?;
+        let from = cursor.clone();
         let hop = wire::Hop {
             address: &run.address,
             channels: &names,
-            cursor: &cursor,
+            cursor: &from,
             // Bytes of the body after which the connection is cut, wherever that is.
             bytes_max: rng.usize(1..8000),
             limit: rng.usize(1..200),
             use_header: rng.bool(),
         };
-        let items = hop.run(wire).with_context(|| format!("{} from {cursor}", wire.name()))?;
+        let mut take = |items| run.take(number, &names, &mut cursor, items);
+        hop.run(wire, &mut take).with_context(|| format!("{} from {from}", wire.name()))?;
         let mut state = run.lock();
-        if state.failure.is_some() {
-            return Ok(());
-        }
         *state.hops.entry(wire).or_default() += 1;
-        let seen = state.seen.get_mut(number).context("clients are numbered")?;
-        for item in items {
-            match item {
-                Item::Cursor(at) => cursor = at,
-                Item::Publication { channel, number } => {
-                    let it = seen_of(seen, &names, channels, &channel)?;
-                    anyhow::ensure!(!it.has_ended, "a publication came after its channel's end");
-                    it.publication(number);
-                }
-                Item::End { channel } => {
-                    seen_of(seen, &names, channels, &channel)?.has_ended = true;
-                }
-                Item::Gap(gap) => {
-                    anyhow::bail!("{}: a gap where there is none: {gap}", wire.name())
-                }
-            }
-        }
-        let is_over = seen.values().all(|it| it.has_ended);
-        drop(state);
-        run.progress.notify_all();
-        if is_over {
+        let seen = state.seen.get(number).context("clients are numbered")?;
+        if state.failure.is_some() || seen.values().all(|it| it.has_ended) {
             return Ok(());
         }
     }

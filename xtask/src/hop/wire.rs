@@ -46,6 +46,9 @@ pub(super) enum Item {
     Gap(String),
 }
 
+/// Takes what came with one read, often nothing; false if the run is over.
+pub(super) type Take<'a> = &'a mut dyn FnMut(Vec<Item>) -> anyhow::Result<bool>;
+
 /// One stay on one wire.
 pub(super) struct Hop<'a> {
     pub(super) address: &'a str,
@@ -60,14 +63,14 @@ pub(super) struct Hop<'a> {
 }
 
 impl Hop<'_> {
-    /// Opens, reads, cuts.
-    pub(super) fn run(&self, wire: Wire) -> anyhow::Result<Vec<Item>> {
+    /// Opens, hands over what comes as it comes, cuts.
+    pub(super) fn run(&self, wire: Wire, take: Take<'_>) -> anyhow::Result<()> {
         match wire {
-            Wire::WebSocket => self.websocket(),
-            Wire::Sse => self.sse(),
-            Wire::Ndjson => self.ndjson(),
-            Wire::LongPoll => self.poll("&wait=20s"),
-            Wire::Poll => self.poll(""),
+            Wire::WebSocket => self.websocket(take),
+            Wire::Sse => self.sse(take),
+            Wire::Ndjson => self.ndjson(take),
+            Wire::LongPoll => self.poll("&wait=20s", take),
+            Wire::Poll => self.poll("", take),
         }
     }
 
@@ -83,7 +86,7 @@ impl Hop<'_> {
         Ok(Item::Cursor(cursor.to_owned()))
     }
 
-    fn websocket(&self) -> anyhow::Result<Vec<Item>> {
+    fn websocket(&self, take: Take<'_>) -> anyhow::Result<()> {
         let mut connection = Connection::open(self.address)?;
         let headers = [
             ("Connection", "Upgrade"),
@@ -93,21 +96,23 @@ impl Hop<'_> {
             ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
         ];
         let head = connection.request("GET", &self.target("&envelope=1"), &headers, b"")?;
-        let mut items = vec![Self::opening(&head, 101)?];
+        take(vec![Self::opening(&head, 101)?])?;
         let accept = head.header("Sec-WebSocket-Accept");
         anyhow::ensure!(accept == Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "the accept is wrong");
-        let mut bytes = connection.take();
-        while bytes.len() < self.bytes_max && connection.fill()? > 0 {
-            bytes.extend(connection.take());
-        }
-        bytes.truncate(self.bytes_max);
-        for text in texts(&bytes)? {
-            items.extend(json_form(text)?);
-        }
-        Ok(items)
+        let mut first = true;
+        let read = || {
+            // What came with the head is there already.
+            let more = std::mem::take(&mut first) && connection.has_more();
+            Ok((more || connection.fill()? > 0).then(|| connection.take()))
+        };
+        self.cut(read, take, |bytes| {
+            let (texts, used) = texts(bytes)?;
+            let items = texts.into_iter().map(json_form).collect::<anyhow::Result<Vec<_>>>()?;
+            Ok((items.into_iter().flatten().collect(), used))
+        })
     }
 
-    fn sse(&self) -> anyhow::Result<Vec<Item>> {
+    fn sse(&self, take: Take<'_>) -> anyhow::Result<()> {
         let mut connection = Connection::open(self.address)?;
         let mut headers = vec![("Accept", "text/event-stream")];
         let mut target = self.target("");
@@ -119,14 +124,12 @@ impl Hop<'_> {
         let head = connection.request("GET", &target, &headers, b"")?;
         if head.status()? == 204 {
             let ended = self.channels.iter().map(|it| Item::End { channel: it.clone() });
-            return Ok(ended.collect());
+            take(ended.collect())?;
+            return Ok(());
         }
-        let mut items = vec![Self::opening(&head, 200)?];
-        let text = self.cut(Body::new(connection, &head)?)?;
-        for block in text.split_inclusive("\n\n").filter(|it| it.ends_with("\n\n")) {
-            items.extend(self.sse_event(block)?);
-        }
-        Ok(items)
+        take(vec![Self::opening(&head, 200)?])?;
+        let mut body = Body::new(connection, &head)?;
+        self.cut(|| body.next(), take, |bytes| whole(bytes, "\n\n", |block| self.sse_event(block)))
     }
 
     /// One block of an event stream.
@@ -150,24 +153,27 @@ impl Hop<'_> {
                 }
             }
         }
-        // After its data: what is cut before the whole block was never taken.
         items.extend(field("id").map(|id| Item::Cursor(id.to_owned())));
         Ok(items)
     }
 
-    fn ndjson(&self) -> anyhow::Result<Vec<Item>> {
+    fn ndjson(&self, take: Take<'_>) -> anyhow::Result<()> {
         let mut connection = Connection::open(self.address)?;
         let accept = [("Accept", "application/x-ndjson")];
         let head = connection.request("GET", &self.target(""), &accept, b"")?;
-        let mut items = vec![Self::opening(&head, 200)?];
-        let text = self.cut(Body::new(connection, &head)?)?;
-        for line in text.split_inclusive('\n').filter(|it| it.ends_with('\n') && *it != "\n") {
-            items.extend(json_form(line)?);
-        }
-        Ok(items)
+        take(vec![Self::opening(&head, 200)?])?;
+        let mut body = Body::new(connection, &head)?;
+        self.cut(
+            || body.next(),
+            take,
+            |bytes| {
+                // An empty line says that the stream is alive.
+                whole(bytes, "\n", |line| if line == "\n" { Ok(vec![]) } else { json_form(line) })
+            },
+        )
     }
 
-    fn poll(&self, query: &str) -> anyhow::Result<Vec<Item>> {
+    fn poll(&self, query: &str, take: Take<'_>) -> anyhow::Result<()> {
         let mut connection = Connection::open(self.address)?;
         let target = self.target(&format!("&limit={}{query}", self.limit));
         let head = connection.request("GET", &target, &[], b"")?;
@@ -192,20 +198,50 @@ impl Hop<'_> {
         let cursor = text(&page, "cursor")?;
         anyhow::ensure!(opening == Item::Cursor(cursor.clone()), "header and page differ: {page}");
         items.push(Item::Cursor(cursor));
-        Ok(items)
+        take(items)?;
+        Ok(())
     }
 
-    /// Reads until the hop's bytes are used up or the body ends, and drops the connection.
-    fn cut(&self, mut body: Body) -> anyhow::Result<String> {
-        let mut bytes = Vec::new();
-        while bytes.len() < self.bytes_max {
-            let Some(more) = body.next()? else { break };
+    /// Reads until the hop's bytes are used up, the stream ends or the run does. `parse` says what
+    /// the whole units at the front of the bytes are, and how many bytes they have; what is cut
+    /// before its unit was whole is never taken.
+    fn cut(
+        &self,
+        mut read: impl FnMut() -> anyhow::Result<Option<Vec<u8>>>,
+        take: Take<'_>,
+        parse: impl Fn(&[u8]) -> anyhow::Result<(Vec<Item>, usize)>,
+    ) -> anyhow::Result<()> {
+        let (mut bytes, mut left) = (Vec::new(), self.bytes_max);
+        while left > 0 {
+            let Some(mut more) = read()? else { break };
+            more.truncate(left);
+            left -= more.len();
             bytes.extend(more);
+            let (items, used) = parse(&bytes)?;
+            bytes.drain(..used);
+            if !take(items)? {
+                break;
+            }
         }
-        bytes.truncate(self.bytes_max);
-        // Nothing but ASCII is published, so that any cut is one between characters.
-        Ok(String::from_utf8(bytes)?)
+        Ok(())
     }
+}
+
+/// The items of the whole units at the front of `bytes`, each ended by `end`, and how many bytes
+/// those have.
+fn whole(
+    bytes: &[u8],
+    end: &str,
+    parse: impl Fn(&str) -> anyhow::Result<Vec<Item>>,
+) -> anyhow::Result<(Vec<Item>, usize)> {
+    // Nothing but ASCII is published, so that any cut is one between characters.
+    let text = std::str::from_utf8(bytes)?;
+    let (mut items, mut used) = (Vec::new(), 0);
+    for unit in text.split_inclusive(end).filter(|unit| unit.ends_with(end)) {
+        items.extend(parse(unit)?);
+        used += unit.len();
+    }
+    Ok((items, used))
 }
 
 /// A JSON form with its cursor, or a gap, or an end.
@@ -239,9 +275,10 @@ fn text(value: &Value, name: &str) -> anyhow::Result<String> {
     text.map(str::to_owned).with_context(|| format!("no `{name}` in {value}"))
 }
 
-/// The whole text messages in `bytes`, which are frames of a server.
-fn texts(mut bytes: &[u8]) -> anyhow::Result<Vec<&str>> {
-    let mut found = Vec::new();
+/// The whole text messages at the front of `all`, which is frames of a server, and how many bytes
+/// the whole frames have.
+fn texts(all: &[u8]) -> anyhow::Result<(Vec<&str>, usize)> {
+    let (mut found, mut bytes) = (Vec::new(), all);
     while let [first, second, rest @ ..] = bytes {
         anyhow::ensure!(second & 0x80 == 0, "a server's frame is masked");
         let (length, rest) = match second {
@@ -258,15 +295,13 @@ fn texts(mut bytes: &[u8]) -> anyhow::Result<Vec<&str>> {
         let Some((payload, rest)) = rest.split_at_checked(usize::try_from(length)?) else { break };
         match first {
             0x81 => found.push(std::str::from_utf8(payload)?),
-            // A ping, which nobody answers who leaves so soon.
-            0x89 => {}
-            // All ends were told before it.
-            0x88 => break,
+            // A ping, which nobody answers who leaves so soon; a close, after all ends were told.
+            0x88 | 0x89 => {}
             _ => anyhow::bail!("a frame that begins with {first:#04x}"),
         }
         bytes = rest;
     }
-    Ok(found)
+    Ok((found, all.len() - bytes.len()))
 }
 
 #[cfg(test)]
@@ -279,15 +314,25 @@ mod tests {
         bytes.extend([b'x'; 130]);
         let long = "x".repeat(130);
         for cut in 0..=bytes.len() {
-            let expect: &[&str] = match cut {
-                ..6 => &[],
-                6..140 => &["hi"],
-                _ => &["hi", &long],
+            let (expect, used) = match cut {
+                ..2 => (vec![], 0),
+                2..6 => (vec![], 2),
+                6..140 => (vec!["hi"], 6),
+                _ => (vec!["hi", &long], 140),
             };
-            assert_eq!(texts(&bytes[..cut]).unwrap(), expect);
+            assert_eq!(texts(&bytes[..cut]).unwrap(), (expect, used));
         }
         assert!(texts(&[0x81, 0x80, 0, 0, 0, 0]).is_err());
         assert!(texts(&[0x01, 0]).is_err());
+    }
+
+    #[test]
+    fn units_are_whole_or_wait() {
+        let parse = |unit: &str| Ok(vec![Item::Gap(unit.to_owned())]);
+        let (items, used) = whole(b"a\nb\nc", "\n", parse).unwrap();
+        assert_eq!(items, [Item::Gap("a\n".into()), Item::Gap("b\n".into())]);
+        assert_eq!(used, 4);
+        assert_eq!(whole(b"a", "\n", parse).unwrap(), (vec![], 0));
     }
 
     #[test]
