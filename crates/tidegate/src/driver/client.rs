@@ -286,8 +286,14 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, start: Stream) {
     for (index, channel) in (0..).zip(channels) {
         // Not while it is borrowed: a channel that opens wakes its subscribers.
         let hub_key = worker.subscribe(&channel, Subscriber::Stream(Rc::clone(&client), index));
-        if let Some(sub) = client.inner.borrow_mut().subs.get_mut(index as usize) {
+        let mut inner = client.inner.borrow_mut();
+        if let Some(sub) = inner.subs.get_mut(index as usize) {
             sub.hub_key = Some(hub_key);
+        }
+        // Before the head is written: what is published by who has seen that reaches it live, also
+        // where nothing is kept.
+        if let Some((after, at_least)) = inner.wanted_page(worker, index as usize) {
+            inner.read_page(worker, index as usize, after, at_least);
         }
     }
     worker.metrics.connected(start.wire);
@@ -691,19 +697,32 @@ impl Inner {
             self.handle_page(worker, index, page);
             return Progress::Made;
         }
-        let Some(after) = sub.subscription.wants_page() else { return Progress::None };
-        // Not opened yet: whoever opens it wakes us.
-        let Some(hub_last) = worker.hub.borrow().last(&sub.channel) else { return Progress::None };
+        let Some((after, at_least)) = self.wanted_page(worker, index) else {
+            return Progress::None;
+        };
         if *pages == PAGES_PER_TURN {
             cx.waker().wake_by_ref();
             return Progress::None;
         }
         *pages += 1;
-        match sub.read(worker, after, hub_last.offset) {
+        self.read_page(worker, index, after, at_least);
+        Progress::Made
+    }
+
+    /// Where a subscription wants to read on, and what the page must have seen. Nowhere while its
+    /// channel is not opened yet: whoever opens it wakes us.
+    fn wanted_page(&self, worker: &Worker, index: usize) -> Option<(Position, u64)> {
+        let sub = self.subs.get(index)?;
+        let after = sub.subscription.wants_page()?;
+        Some((after, worker.hub.borrow().last(&sub.channel)?.offset))
+    }
+
+    fn read_page(&mut self, worker: &Worker, index: usize, after: Position, at_least: u64) {
+        let Some(sub) = self.subs.get_mut(index) else { return };
+        match sub.read(worker, after, at_least) {
             Reply::Now(page) => self.handle_page(worker, index, page),
             later @ Reply::Later(_) => sub.page = Some(Later(Box::pin(later))),
         }
-        Progress::Made
     }
 
     fn handle_page(&mut self, worker: &Worker, index: usize, page: Result<Page, Unavailable>) {

@@ -490,6 +490,22 @@ fn a_drop_is_told_at_once_to_who_is_live() {
 }
 
 #[test]
+fn who_has_seen_its_head_is_live_also_where_nothing_is_kept() {
+    let config = "[[channel]]\nmatch = \">\"\nlog = { messages = 0 }\n";
+    let server = Server::start("nothing-kept", config, &["--dev"]);
+    // On a worker of its own, most likely: it races with the stream's.
+    let mut publisher = server.ws("/channels/a?subscribe=0");
+    for n in 0..100 {
+        let mut lines = server.ndjson("/channels/a");
+        publisher.send_text(&n.to_string());
+        assert_eq!(lines.next()["text"], n.to_string());
+        let mut ws = server.ws("/channels/a?envelope=1");
+        publisher.send_text("x");
+        assert_eq!(ws.json()["text"], "x");
+    }
+}
+
+#[test]
 fn an_idle_stream_is_kept_alive() {
     let server = Server::dev();
     let began = std::time::Instant::now();
