@@ -74,9 +74,17 @@ const STEPS: &[Step] = &[
     step("build", Cargo, gateway::BUILD, &[], 30),
     step("test", Cargo, &["test", "--workspace", "--locked"], &[], 30),
     step("doc", Cargo, &["doc", "--workspace", "--no-deps", "--locked"], &[], 15),
-    step("autobahn-client", Xtask, &["conformance", "autobahn-client"], &["tools", "build"], 20),
+    step("autobahn-server", Xtask, &["conformance", "autobahn-server"], SUITE, 20),
+    step("autobahn-client", Xtask, &["conformance", "autobahn-client"], SUITE, 20),
+    step("clients", Xtask, &["clients"], SUITE, 10),
+    step("browser", Xtask, &["browser"], SUITE, 10),
+    step("hop", Xtask, &["hop"], SUITE, 10),
+    step("examples", Xtask, &["examples"], SUITE, 10),
     step("fuzz", Xtask, &["fuzz", "10"], &["tools"], 40),
 ];
+
+/// What a suite needs.
+const SUITE: &[&str] = &["tools", "build"];
 
 const fn step(
     name: &'static str,
