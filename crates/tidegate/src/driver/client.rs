@@ -492,10 +492,14 @@ impl Inner {
     fn handle_bytes(&mut self, worker: &Worker, bytes: &mut [u8]) {
         // What a client of another stream sends behind its request means nothing.
         let Some(mut socket) = self.socket.take() else { return };
-        socket.pinged_at = None;
+        let was_pinged = socket.pinged_at.take().is_some();
         self.decode(worker, &mut socket, bytes);
         let is_over = socket.is_closed_by_peer;
         self.socket = Some(socket);
+        // The wheel would ask when the answer was due, and the next ping may be due before.
+        if was_pinged && self.deadline(worker) < self.asked_at {
+            self.ask(worker);
+        }
         if is_over && matches!(self.phase, Phase::Lingering(_)) && self.out.is_empty() {
             self.phase = Phase::Dead;
         }

@@ -99,10 +99,10 @@ fn who_asks_while_it_drains_is_told_as_its_wire_is() {
     let mut ready = server.connect();
     ready.send(format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n", server.address));
     // A stream that is told means that all of those were accepted and that draining has begun.
-    let mut lines = server.ndjson("/channels/a");
+    let mut stream = server.ndjson("/channels/a");
     let began = Instant::now();
     server.terminate();
-    assert_eq!(lines.next()["error"]["code"], "unavailable");
+    assert_eq!(stream.next()["error"]["code"], "unavailable");
     for peer in asking.iter_mut().chain([&mut ready]) {
         peer.send("\r\n");
     }
@@ -123,7 +123,7 @@ fn who_asks_while_it_drains_is_told_as_its_wire_is() {
     let mut frame = Vec::new();
     std::io::Read::read_to_end(&mut page.stream, &mut frame).unwrap();
     assert_eq!(frame, [&[0x88, 15][..], &1012_u16.to_be_bytes(), b"unavailable 1"].concat());
-    drop(asking);
+    drop((asking, stream));
     check_end(server, began, SOON);
 }
 
