@@ -59,6 +59,9 @@ const KEEPALIVE_TICKS: u32 = 15 * wheel::TICKS_PER_SECOND;
 #[cfg(target_os = "linux")]
 const UNREACHABLE_AFTER: std::time::Duration = std::time::Duration::from_secs(40);
 
+/// A ping without a payload, as a frame.
+const PING: &[u8] = &[0x89, 0];
+
 /// Close code for a gap on a bare WebSocket (CONTRACT 4).
 const CLOSE_GAP: u16 = 4010;
 
@@ -938,18 +941,24 @@ impl Inner {
             Some(socket) => {
                 socket.pinged_at = Some(now);
                 // Behind whatever waits: who reads slowly has nothing else to answer.
-                let mut ping = Vec::new();
-                encode::ping(&[], None, &mut ping);
-                self.out.push(ping.into());
-                self.wake();
+                self.write_small(PING);
             }
             None => {
                 self.written_at = now;
                 if self.out.is_empty() {
-                    self.out.push(Bytes::from_static(Encoder::keepalive(self.form)));
-                    self.wake();
+                    self.write_small(Encoder::keepalive(self.form));
                 }
             }
+        }
+    }
+
+    /// Writes a few bytes at once where nothing waits, since many clients have them due together.
+    fn write_small(&mut self, bytes: &'static [u8]) {
+        let is_free = self.out.is_empty();
+        let written = if is_free { self.stream.try_write(bytes).unwrap_or(0) } else { 0 };
+        if let Some(rest @ [_, ..]) = bytes.get(written..) {
+            self.out.push(Bytes::from_static(rest));
+            self.wake();
         }
     }
 
@@ -1031,7 +1040,7 @@ impl Inner {
             Some(Cause::Ended | Cause::Gap | Cause::Peer(_)) | None => None,
         };
         worker.metrics.disconnected(self.wire, code);
-        tracing::debug!(
+        tracing::info!(
             session = format_args!("{:016x}", self.session.0),
             wire = self.wire.as_str(),
             code = code.map_or("none", Code::as_str),
@@ -1059,6 +1068,13 @@ fn pong(payload: &[u8]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_ping_is_one() {
+        let mut frame = Vec::new();
+        encode::ping(&[], None, &mut frame);
+        assert_eq!(frame, PING);
+    }
 
     /// What an idle client costs beside its socket's registration: the list of DESIGN 5.
     #[test]
