@@ -1,0 +1,175 @@
+//! What a client sends: a WebSocket's frames, and what is published from them.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tidegate_broker::{PublishError, Published, Reply};
+use tidegate_core::{Payload, Publication, SessionId};
+use tidegate_wire::websocket::{Event, Kind, close, encode};
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::{Cause, Inner, Later, Phase, Socket, Wait};
+use crate::problem::Code;
+use crate::worker::Worker;
+
+/// Reads in one turn before others get theirs.
+const READS_PER_TURN: usize = 4;
+
+/// While so much waits, a pong takes the place of the one before: the newest ping is answered
+/// (RFC 6455 §5.5.3).
+const REPLY_BYTES_MAX: usize = 4 << 10;
+
+impl Inner {
+    pub(super) fn wants_read(&self) -> bool {
+        if self.phase == Phase::Dead {
+            return false;
+        }
+        // Deliveries that wait hold back no publisher; its own publish on its way does.
+        self.socket.as_ref().is_none_or(|it| it.publishing.is_none())
+    }
+
+    pub(super) fn poll_read(&mut self, worker: &Worker, cx: &mut Context<'_>) {
+        if let Some(socket) = &mut self.socket
+            && !socket.backlog.is_empty()
+            && socket.publishing.is_none()
+        {
+            let mut backlog = std::mem::take(&mut socket.backlog);
+            self.handle_bytes(worker, &mut backlog);
+        }
+        let mut scratch = worker.scratch.take();
+        let mut reads = 0;
+        while self.wants_read() {
+            if reads == READS_PER_TURN {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            reads += 1;
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.read_at = worker.tick();
+                    self.handle_bytes(worker, buffer.filled_mut());
+                }
+                // Gone, with or without a word; a WebSocket without a close is a 1006.
+                Poll::Ready(_) => self.phase = Phase::Dead,
+            }
+        }
+        worker.scratch.set(scratch);
+    }
+
+    pub(super) fn handle_bytes(&mut self, worker: &Worker, bytes: &mut [u8]) {
+        // What a client of another stream sends behind its request means nothing.
+        let Some(mut socket) = self.socket.take() else { return };
+        let was_pinged = socket.pinged_at.take().is_some();
+        self.decode(worker, &mut socket, bytes);
+        let is_over = socket.is_closed_by_peer;
+        self.socket = Some(socket);
+        // The wheel would ask when the answer was due, and the next ping may be due before.
+        if was_pinged && self.deadline(worker) < self.asked_at {
+            self.ask(worker);
+        }
+        if is_over && matches!(self.phase, Phase::Lingering(_)) && self.out.is_empty() {
+            self.phase = Phase::Dead;
+        }
+    }
+
+    pub(super) fn decode(&mut self, worker: &Worker, socket: &mut Socket, mut input: &mut [u8]) {
+        let mut inflaters = worker.inflaters.borrow_mut();
+        // One time for what one read brought.
+        let now = worker.now();
+        loop {
+            let event = match socket.decoder.next(&mut input, &mut inflaters) {
+                Ok(Some(event)) => event,
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "websocket: protocol error");
+                    return self.close(worker, Cause::Protocol(close::code(&error)), Wait::OwnEcho);
+                }
+            };
+            match event {
+                Event::Message { kind, data } => {
+                    // Decoded still: the peer's close comes behind it.
+                    if self.closing.is_some() {
+                        continue;
+                    }
+                    let Some(channel) = &socket.publish_to else {
+                        let cause = Cause::Protocol(close::UNSUPPORTED);
+                        self.close(worker, cause, Wait::OwnEcho);
+                        continue;
+                    };
+                    if let Some(code) = socket.publish_refused {
+                        self.close(worker, Cause::Problem(code), Wait::OwnEcho);
+                        continue;
+                    }
+                    let publication = publication(kind, data, self.session);
+                    let draft = worker.draft(channel.clone(), publication, now);
+                    match worker.publish(draft) {
+                        Reply::Now(result) => match result {
+                            Ok(Published::New(at) | Published::Duplicate(at)) => {
+                                socket.published = Some(at);
+                            }
+                            Err(error) => self.publish_failed(worker, error),
+                        },
+                        Reply::Later(reply) => {
+                            socket.publishing = Some(Later(reply));
+                            socket.backlog = input.to_vec();
+                            self.wake();
+                            return;
+                        }
+                    }
+                }
+                Event::Ping(payload) => {
+                    if self.out.bytes() < REPLY_BYTES_MAX {
+                        self.out.push(pong(payload));
+                    } else {
+                        socket.pong = Some(payload.into());
+                    }
+                }
+                Event::Pong(_) => {}
+                Event::Close { code, .. } => {
+                    socket.is_closed_by_peer = true;
+                    return self.close(worker, Cause::Peer(code), Wait::OwnEcho);
+                }
+            }
+        }
+    }
+
+    pub(super) fn poll_publish(&mut self, worker: &Worker, cx: &mut Context<'_>) {
+        let Some(socket) = &mut self.socket else { return };
+        let Some(reply) = &mut socket.publishing else { return };
+        let Poll::Ready(result) = reply.0.as_mut().poll(cx) else { return };
+        socket.publishing = None;
+        match result {
+            Ok(Published::New(at) | Published::Duplicate(at)) => socket.published = Some(at),
+            Err(error) => self.publish_failed(worker, error),
+        }
+    }
+
+    pub(super) fn publish_failed(&mut self, worker: &Worker, error: PublishError) {
+        let code = match error {
+            PublishError::Ended => Code::Ended,
+            PublishError::KeyReused => Code::InvalidArgument,
+            PublishError::KeysFull { .. } => Code::RateLimited,
+            PublishError::Unavailable { .. } => Code::Unavailable,
+        };
+        self.close(worker, Cause::Problem(code), Wait::OwnEcho);
+    }
+}
+
+/// A WebSocket message as a publication.
+fn publication(kind: Kind, data: &[u8], session: SessionId) -> Publication {
+    let bytes = Bytes::copy_from_slice(data);
+    let payload = match kind {
+        Kind::Text => Payload::from_websocket_text(bytes),
+        Kind::Binary => Payload::from_websocket_binary(bytes),
+    };
+    Publication { payload, event: None, user: None, origin: Some(session) }
+}
+
+pub(super) fn pong(payload: &[u8]) -> Bytes {
+    let mut frame = Vec::with_capacity(payload.len() + 2);
+    encode::pong(payload, None, &mut frame);
+    frame.into()
+}
