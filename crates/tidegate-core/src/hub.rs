@@ -18,23 +18,42 @@ use crate::channel::ChannelName;
 use crate::cursor::Position;
 use crate::entry::Entry;
 use crate::inbox::{Drained, TailEvent};
+use crate::log::Page;
 use crate::state::{ChannelState, Gap, GapReason};
 
 /// Channels that have subscribers on this worker; `S` is whatever the driver knows one by.
 #[derive(Debug)]
 pub struct Hub<S> {
     channels: HashMap<ChannelName, HubChannel<S>>,
+    /// The newest read that was asked for.
+    asked: ReadId,
 }
+
+/// Which [`Effect::Read`] a page answers: a channel that all subscribers have left, and that others
+/// have come to since, may still get one that the former wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadId(u64);
 
 /// One channel of a hub.
 #[derive(Debug)]
 pub struct HubChannel<S> {
     /// Everything through this was delivered to who is live; `None` until the channel is opened.
     last: Option<Position>,
-    /// What a read that is under way must reach.
-    reading: Option<u64>,
+    /// A read that is under way; before the channel is opened, what has to be read then.
+    reading: Option<Reading>,
     /// The subscribers, live or not, by the keys that [`Hub::subscribe`] answered.
     pub subscribers: Slab<S>,
+}
+
+/// What a page has to bring.
+#[derive(Debug, Default)]
+struct Reading {
+    id: ReadId,
+    /// It must reach this.
+    at_least: Option<Position>,
+    /// Something came after it was asked for that `at_least` can't express: a mark, or an entry of
+    /// another epoch. So the page may not have seen it, and another one is needed.
+    again: bool,
 }
 
 /// What the driver has to do.
@@ -48,6 +67,8 @@ pub enum Effect {
         entries: Vec<Arc<Entry>>,
     },
     /// Tell a gap to every subscriber; `requested` is the hub's and is replaced by each one's own.
+    /// One that leads to another epoch has each of them read the log, for it depends on where they
+    /// are what they have missed, if anything.
     Gap {
         /// Whose subscribers.
         channel: ChannelName,
@@ -61,14 +82,16 @@ pub enum Effect {
         channel: ChannelName,
         /// Where the hub is.
         after: Position,
-        /// What the page must have seen.
+        /// What the page must have seen, an offset of the epoch of `after`.
         at_least: u64,
+        /// To be given back.
+        id: ReadId,
     },
 }
 
 impl<S> Default for Hub<S> {
     fn default() -> Self {
-        Self { channels: HashMap::new() }
+        Self { channels: HashMap::new(), asked: ReadId::default() }
     }
 }
 
@@ -77,13 +100,16 @@ impl<S> Hub<S> {
     /// the answer did is read.
     pub fn open(&mut self, channel: &ChannelName, state: &ChannelState) -> Option<Effect> {
         let it = self.channels.get_mut(channel)?;
-        if it.last.is_some() {
-            return None;
-        }
         let last = state.now();
+        if let Some(opened) = it.last {
+            // By an answer to who subscribed and left before: it may be older than this one.
+            let is_level = last.epoch == opened.epoch && last.offset <= opened.offset;
+            return if is_level { None } else { it.read_on(channel, Some(last), &mut self.asked) };
+        }
         it.last = Some(last);
-        let at_least = it.reading.take().filter(|it| *it > last.offset)?;
-        it.read(channel, last, at_least)
+        let reading = it.reading.take()?;
+        (!reading.is_met_by(last))
+            .then(|| it.read(channel, last, reading.at_least, &mut self.asked))
     }
 
     /// Where the hub is in `channel`, if it is open.
@@ -148,7 +174,7 @@ impl<S> Hub<S> {
                 TailEvent::Broken => {
                     batches.clear();
                     for (channel, it) in &mut self.channels {
-                        effects.extend(it.read_on(channel, 0));
+                        effects.extend(it.read_on(channel, None, &mut self.asked));
                     }
                 }
                 TailEvent::Away | TailEvent::Back => {}
@@ -156,7 +182,7 @@ impl<S> Hub<S> {
         }
         for channel in drained.dirty {
             if let Some(it) = self.channels.get_mut(&channel) {
-                effects.extend(it.read_on(&channel, 0));
+                effects.extend(it.read_on(&channel, None, &mut self.asked));
             }
         }
         effects
@@ -174,31 +200,40 @@ impl<S> Hub<S> {
             it.reading.is_none() && to.epoch == last.epoch && entry.prev <= last.offset
         });
         let Some(last) = chains else {
-            effects.extend(it.read_on(&entry.channel, to.offset));
+            effects.extend(it.read_on(&entry.channel, Some(to), &mut self.asked));
             return;
         };
         if to.offset <= last.offset {
             return;
         }
         it.last = Some(to);
-        let joined = batches.get(&entry.channel).and_then(|at| effects.get_mut(*at));
+        let (channel, is_end) = (entry.channel.clone(), entry.is_end());
+        let joined = batches.get(&channel).and_then(|at| effects.get_mut(*at));
         if let Some(Effect::Deliver { entries, .. }) = joined {
             entries.push(entry);
-            return;
+        } else {
+            batches.insert(channel.clone(), effects.len());
+            effects.push(Effect::Deliver { channel: channel.clone(), entries: vec![entry] });
         }
-        batches.insert(entry.channel.clone(), effects.len());
-        let channel = entry.channel.clone();
-        effects.push(Effect::Deliver { channel, entries: vec![entry] });
+        if is_end {
+            // What follows is the channel made anew, and not for who was told the end.
+            batches.remove(&channel);
+        }
     }
 
     fn handle_dropped(&mut self, channel: ChannelName, floor: Position, effects: &mut Vec<Effect>) {
         let Some(it) = self.channels.get_mut(&channel) else { return };
         // Not open yet: who subscribes reads the log, whose floor tells the drop.
         let Some(requested) = it.last else { return };
-        if let Some(at_least) = &mut it.reading {
-            *at_least = floor.offset.max(*at_least);
+        if floor.epoch != requested.epoch {
+            // What else was lost with the epoch, the log's judgement tells.
+            effects.extend(it.read_on(&channel, Some(floor), &mut self.asked));
+            return;
         }
-        if floor.epoch == requested.epoch && floor.offset <= requested.offset {
+        if let Some(reading) = &mut it.reading {
+            reading.note(Some(floor));
+        }
+        if floor.offset <= requested.offset {
             return;
         }
         it.last = Some(floor);
@@ -206,25 +241,23 @@ impl<S> Hub<S> {
         effects.push(Effect::Gap { channel, gap });
     }
 
-    /// Takes the page that an [`Effect::Read`] asked for: its gap, its entries, and `tail`, behind
-    /// which it is complete; `is_last` says that nothing lay beyond that.
-    pub fn handle_page(
-        &mut self,
-        channel: &ChannelName,
-        gap: Option<Gap>,
-        mut entries: Vec<Arc<Entry>>,
-        tail: Position,
-        is_last: bool,
-    ) -> Vec<Effect> {
+    /// Takes the page that the [`Effect::Read`] of that `id` asked for.
+    pub fn handle_page(&mut self, channel: &ChannelName, id: ReadId, page: Page) -> Vec<Effect> {
         let mut effects = Vec::new();
         let Some(it) = self.channels.get_mut(channel) else { return effects };
-        let Some(at_least) = it.reading.take() else { return effects };
-        let Some(last) = it.last else { return effects };
+        let (Some(last), Some(reading)) = (it.last, it.reading.take_if(|it| it.id == id)) else {
+            return effects;
+        };
+        let tail = page.tail();
+        let Page { gap, mut entries, is_last, .. } = page;
         // A drop that came while the read was under way has moved `last` past the page.
         let reached = if tail.epoch == last.epoch && tail.offset < last.offset {
             entries.clear();
             last
         } else {
+            let resumed = Position { epoch: tail.epoch, ..last };
+            let moved = Gap { requested: last, resumed, reason: GapReason::Epoch };
+            let gap = gap.or((tail.epoch != last.epoch).then_some(moved));
             effects.extend(gap.map(|gap| Effect::Gap { channel: channel.clone(), gap }));
             tail
         };
@@ -232,17 +265,18 @@ impl<S> Hub<S> {
         if !entries.is_empty() {
             effects.push(Effect::Deliver { channel: channel.clone(), entries });
         }
-        if !is_last || reached.offset < at_least {
-            effects.extend(it.read(channel, reached, at_least));
+        if !is_last || !reading.is_met_by(reached) {
+            effects.push(it.read(channel, reached, reading.at_least, &mut self.asked));
         }
         effects
     }
 
     /// The read that was asked for failed: the same again, after a pause.
-    pub fn handle_read_failed(&mut self, channel: &ChannelName) -> Option<Effect> {
+    pub fn handle_read_failed(&mut self, channel: &ChannelName, id: ReadId) -> Option<Effect> {
         let it = self.channels.get_mut(channel)?;
-        let at_least = it.reading.take()?;
-        it.read_on(channel, at_least)
+        let last = it.last?;
+        let reading = it.reading.take_if(|it| it.id == id)?;
+        Some(it.read(channel, last, reading.at_least, &mut self.asked))
     }
 }
 
@@ -253,20 +287,52 @@ impl<S> HubChannel<S> {
         self.last
     }
 
-    /// Asks for what comes after `last`, unless that is under way already; then only for more of it.
-    fn read_on(&mut self, channel: &ChannelName, at_least: u64) -> Option<Effect> {
-        let Some(last) = self.last else {
-            self.reading = self.reading.max(Some(at_least));
-            return None;
-        };
-        self.read(channel, last, at_least.max(last.offset))
+    /// Asks for what comes after `last`, through `to` if that is known; while a page is under way, or
+    /// the channel is not open, it is noted what is wanted then.
+    fn read_on(
+        &mut self,
+        channel: &ChannelName,
+        to: Option<Position>,
+        asked: &mut ReadId,
+    ) -> Option<Effect> {
+        match (self.last, &mut self.reading) {
+            (Some(last), None) => Some(self.read(channel, last, to, asked)),
+            (_, reading) => {
+                reading.get_or_insert_default().note(to);
+                None
+            }
+        }
     }
 
-    fn read(&mut self, channel: &ChannelName, after: Position, at_least: u64) -> Option<Effect> {
-        let is_under_way = self.reading.is_some();
-        let at_least = at_least.max(self.reading.unwrap_or(0));
-        self.reading = Some(at_least);
-        (!is_under_way).then(|| Effect::Read { channel: channel.clone(), after, at_least })
+    fn read(
+        &mut self,
+        channel: &ChannelName,
+        after: Position,
+        to: Option<Position>,
+        asked: &mut ReadId,
+    ) -> Effect {
+        asked.0 += 1;
+        let id = *asked;
+        let to = to.filter(|to| to.epoch == after.epoch && to.offset > after.offset);
+        let at_least = to.unwrap_or(after);
+        self.reading = Some(Reading { id, at_least: Some(at_least), again: false });
+        Effect::Read { channel: channel.clone(), after, at_least: at_least.offset, id }
+    }
+}
+
+impl Reading {
+    /// Something is wanted: what is at `to`, or whatever there is.
+    fn note(&mut self, to: Option<Position>) {
+        match (&mut self.at_least, to) {
+            (Some(it), Some(to)) if it.epoch == to.epoch => it.offset = it.offset.max(to.offset),
+            (it @ None, Some(to)) => *it = Some(to),
+            (_, _) => self.again = true,
+        }
+    }
+
+    fn is_met_by(&self, reached: Position) -> bool {
+        let is_reached = |it: Position| it.epoch == reached.epoch && it.offset <= reached.offset;
+        !self.again && self.at_least.is_none_or(is_reached)
     }
 }
 
@@ -274,7 +340,8 @@ impl<S> HubChannel<S> {
 mod tests {
     use super::*;
     use crate::cursor::Epoch;
-    use crate::entry::{Body, Timestamp};
+    use crate::entry::{Body, Publication, Timestamp};
+    use crate::payload::{Payload, PayloadKind};
     use crate::state::Lineage;
 
     fn at(offset: u64) -> Position {
@@ -282,13 +349,13 @@ mod tests {
     }
 
     fn entry(offset: u64, prev: u64) -> Arc<Entry> {
-        Arc::new(Entry {
-            channel: name(),
-            position: at(offset),
-            prev,
-            time: Timestamp(0),
-            body: Body::End,
-        })
+        let payload = Payload { kind: PayloadKind::Text, bytes: "x".into(), content_type: None };
+        let it = Publication { payload, event: None, user: None, origin: None };
+        make(at(offset), prev, Body::Publication(it))
+    }
+
+    fn make(position: Position, prev: u64, body: Body) -> Arc<Entry> {
+        Arc::new(Entry { channel: name(), position, prev, time: Timestamp(0), body })
     }
 
     fn name() -> ChannelName {
@@ -312,8 +379,21 @@ mod tests {
         Effect::Deliver { channel: name(), entries: entries.to_vec() }
     }
 
-    fn read(after: u64, at_least: u64) -> Effect {
-        Effect::Read { channel: name(), after: at(after), at_least }
+    /// The `nth` read.
+    fn read(nth: u64, after: u64, at_least: u64) -> Effect {
+        Effect::Read { channel: name(), after: at(after), at_least, id: ReadId(nth) }
+    }
+
+    /// The answer to it, which has reached the head.
+    fn answer(hub: &mut Hub<()>, nth: u64, entries: &[Arc<Entry>], head: u64) -> Vec<Effect> {
+        let lineage = Lineage::new(Epoch::new(1));
+        let state = ChannelState { floor: 0, head, ended: None, lineage };
+        let (entries, next) = (entries.to_vec(), at(head));
+        hub.handle_page(
+            &name(),
+            ReadId(nth),
+            Page { gap: None, entries, next, is_last: true, state },
+        )
     }
 
     #[test]
@@ -330,15 +410,12 @@ mod tests {
     #[test]
     fn a_hole_is_read_from_the_log_and_entries_wait_there() {
         let mut hub = hub();
-        assert_eq!(tell(&mut hub, &[entry(14, 12), entry(15, 14)]), [read(10, 14)]);
+        assert_eq!(tell(&mut hub, &[entry(14, 12), entry(15, 14)]), [read(1, 10, 14)]);
         assert_eq!(tell(&mut hub, &[entry(16, 15)]), []);
-        let page = vec![entry(12, 3), entry(14, 12)];
-        assert_eq!(
-            hub.handle_page(&name(), None, page.clone(), at(14), true),
-            [deliver(&page), read(14, 16)],
-        );
-        let page = vec![entry(15, 14), entry(16, 15)];
-        assert_eq!(hub.handle_page(&name(), None, page.clone(), at(16), true), [deliver(&page)]);
+        let page = [entry(12, 3), entry(14, 12)];
+        assert_eq!(answer(&mut hub, 1, &page, 14), [deliver(&page), read(2, 14, 16)]);
+        let page = [entry(15, 14), entry(16, 15)];
+        assert_eq!(answer(&mut hub, 2, &page, 16), [deliver(&page)]);
         assert_eq!(tell(&mut hub, &[entry(17, 16)]), [deliver(&[entry(17, 16)])]);
     }
 
@@ -346,20 +423,20 @@ mod tests {
     fn a_mark_is_read_even_if_nothing_else_comes() {
         let mut hub = hub();
         let dirty = [name()].into();
-        assert_eq!(hub.handle(Drained { events: Vec::new(), dirty }), [read(10, 10)]);
+        assert_eq!(hub.handle(Drained { events: Vec::new(), dirty }), [read(1, 10, 10)]);
     }
 
     #[test]
     fn a_dropped_log_is_told_and_a_page_from_before_it_is_not_delivered() {
         let mut hub = hub();
-        assert_eq!(tell(&mut hub, &[entry(14, 12)]), [read(10, 14)]);
+        assert_eq!(tell(&mut hub, &[entry(14, 12)]), [read(1, 10, 14)]);
         let dropped = TailEvent::Dropped { channel: name(), floor: at(20) };
         let gap = Gap { requested: at(10), resumed: at(20), reason: GapReason::Dropped };
         assert_eq!(
             hub.handle(Drained { events: vec![dropped], ..Drained::default() }),
             [Effect::Gap { channel: name(), gap }],
         );
-        assert_eq!(hub.handle_page(&name(), None, vec![entry(14, 12)], at(14), true), [],);
+        assert_eq!(answer(&mut hub, 1, &[entry(14, 12)], 14), []);
     }
 
     #[test]
@@ -369,7 +446,120 @@ mod tests {
         assert_eq!(tell(&mut hub, &[entry(11, 3)]), []);
         let lineage = Lineage::new(Epoch::new(1));
         let state = ChannelState { floor: 0, head: 10, ended: None, lineage };
-        assert_eq!(hub.open(&name(), &state), Some(read(10, 11)));
+        assert_eq!(hub.open(&name(), &state), Some(read(1, 10, 11)));
+    }
+
+    #[test]
+    fn a_mark_that_comes_while_a_page_is_under_way_is_read_after_it() {
+        let mut hub = hub();
+        let mark = || Drained { events: Vec::new(), dirty: [name()].into() };
+        assert_eq!(hub.handle(mark()), [read(1, 10, 10)]);
+        assert_eq!(hub.handle(mark()), []);
+        assert_eq!(answer(&mut hub, 1, &[], 10), [read(2, 10, 10)]);
+        let broken = Drained { events: vec![TailEvent::Broken], ..Drained::default() };
+        assert_eq!(hub.handle(broken), []);
+        assert_eq!(answer(&mut hub, 2, &[], 12), [read(3, 12, 12)]);
+        assert_eq!(answer(&mut hub, 3, &[], 12), []);
+    }
+
+    #[test]
+    fn a_mark_that_comes_before_the_channel_is_open_is_read() {
+        let mut hub = Hub::default();
+        hub.subscribe(&name(), ());
+        assert_eq!(hub.handle(Drained { events: Vec::new(), dirty: [name()].into() }), []);
+        let lineage = Lineage::new(Epoch::new(1));
+        let state = ChannelState { floor: 0, head: 10, ended: None, lineage };
+        assert_eq!(hub.open(&name(), &state), Some(read(1, 10, 10)));
+    }
+
+    #[test]
+    fn a_page_for_those_who_have_left_is_not_taken() {
+        let mut hub = hub();
+        assert_eq!(tell(&mut hub, &[entry(14, 12)]), [read(1, 10, 14)]);
+        hub.unsubscribe(&name(), 0);
+        hub.subscribe(&name(), ());
+        assert_eq!(tell(&mut hub, &[entry(21, 20)]), []);
+        assert_eq!(answer(&mut hub, 1, &[], 16), []);
+        let lineage = Lineage::new(Epoch::new(1));
+        let state = ChannelState { floor: 0, head: 20, ended: None, lineage };
+        assert_eq!(hub.open(&name(), &state), Some(read(2, 20, 21)));
+        assert_eq!(answer(&mut hub, 1, &[], 16), []);
+        let page = [entry(21, 20)];
+        assert_eq!(answer(&mut hub, 2, &page, 21), [deliver(&page)]);
+    }
+
+    #[test]
+    fn an_answer_from_before_does_not_hold_a_channel_back() {
+        let mut hub = hub();
+        let lineage = Lineage::new(Epoch::new(1));
+        let state = |head| ChannelState { floor: 0, head, ended: None, lineage: lineage.clone() };
+        assert_eq!(hub.open(&name(), &state(9)), None);
+        assert_eq!(hub.open(&name(), &state(12)), Some(read(1, 10, 12)));
+    }
+
+    #[test]
+    fn offsets_of_another_epoch_are_not_compared() {
+        let mut hub = hub();
+        let after = |epoch, offset| Position { epoch: Epoch::new(epoch), offset };
+        let other = |offset| make(after(2, offset), offset - 1, Body::End);
+        // Its offset says nothing of where the hub is; that lies in the old epoch.
+        assert_eq!(tell(&mut hub, &[other(3)]), [read(1, 10, 10)]);
+        assert_eq!(tell(&mut hub, &[other(4)]), []);
+        // A page from before the change has not seen them.
+        assert_eq!(answer(&mut hub, 1, &[], 12), [read(2, 12, 12)]);
+        let gap = Gap { requested: at(12), resumed: after(2, 2), reason: GapReason::Epoch };
+        let entries = vec![other(3), other(4)];
+        let lineage = Lineage::new(Epoch::new(2));
+        let state = ChannelState { floor: 2, head: 4, ended: None, lineage };
+        let mut page = Page {
+            gap: Some(gap),
+            entries: entries.clone(),
+            next: after(2, 4),
+            is_last: true,
+            state,
+        };
+        let told = Effect::Gap { channel: name(), gap };
+        let id = ReadId(3);
+        let again = Effect::Read { channel: name(), after: after(2, 4), at_least: 4, id };
+        assert_eq!(
+            hub.handle_page(&name(), ReadId(2), page.clone()),
+            [told, deliver(&entries), again],
+        );
+        (page.gap, page.entries) = (None, Vec::new());
+        assert_eq!(hub.handle_page(&name(), ReadId(3), page), []);
+    }
+
+    #[test]
+    fn who_may_have_lost_more_than_the_hub_is_told_that_an_epoch_began() {
+        let mut hub = hub();
+        let broken = Drained { events: vec![TailEvent::Broken], ..Drained::default() };
+        assert_eq!(hub.handle(broken), [read(1, 10, 10)]);
+        let now = |offset| Position { epoch: Epoch::new(2), offset };
+        let lineage = Lineage::with_older(Epoch::new(2), Arc::from([(Epoch::new(1), 10)]));
+        let state = ChannelState { floor: 0, head: 11, ended: None, lineage };
+        let page = Page { gap: None, entries: Vec::new(), next: now(10), is_last: true, state };
+        let gap = Gap { requested: at(10), resumed: now(10), reason: GapReason::Epoch };
+        let told = Effect::Gap { channel: name(), gap };
+        let (after, id) = (now(11), ReadId(2));
+        let again = Effect::Read { channel: name(), after, at_least: 11, id };
+        assert_eq!(hub.handle_page(&name(), ReadId(1), page), [told, again]);
+    }
+
+    #[test]
+    fn a_page_that_could_not_be_read_is_asked_for_again() {
+        let mut hub = hub();
+        assert_eq!(tell(&mut hub, &[entry(14, 12)]), [read(1, 10, 14)]);
+        assert_eq!(hub.handle_read_failed(&name(), ReadId(9)), None);
+        assert_eq!(hub.handle_read_failed(&name(), ReadId(1)), Some(read(2, 10, 14)));
+    }
+
+    #[test]
+    fn a_batch_ends_with_the_end() {
+        let (first, end, anew) = (entry(11, 10), make(at(12), 11, Body::End), entry(13, 12));
+        assert_eq!(
+            tell(&mut hub(), &[first.clone(), end.clone(), anew.clone()]),
+            [deliver(&[first, end]), deliver(&[anew])],
+        );
     }
 
     #[test]

@@ -151,6 +151,12 @@ impl<T: Weight> Outbox<T> {
         *self = Self::default();
     }
 
+    /// How many items wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {

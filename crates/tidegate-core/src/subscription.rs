@@ -36,6 +36,8 @@ pub struct Subscription<T> {
     /// Behind this, everything was given or is in the outbox.
     tail: Position,
     mode: Mode,
+    /// A page that is under way was asked for from elsewhere, and is not taken.
+    is_overtaken: bool,
     /// To be told before anything else; `position` is its `resumed` already.
     gap: Option<Box<Gap>>,
     outbox: Outbox<T>,
@@ -68,7 +70,7 @@ pub enum Offered {
     Disconnect,
     /// It was behind the tail, or the subscription is not live.
     Ignored,
-    /// The outbox was full: it is empty now, and the log will be read.
+    /// The outbox was full, or another epoch began: it is empty now, and the log will be read.
     Spilled,
     /// It waits in the outbox; `dropped` says whether others had to go.
     Waits {
@@ -85,6 +87,7 @@ impl<T: Item> Subscription<T> {
             position,
             tail: position,
             mode: Mode::CatchUp,
+            is_overtaken: false,
             gap: gap.map(Box::new),
             outbox: Outbox::default(),
         }
@@ -143,9 +146,13 @@ impl<T: Item> Subscription<T> {
     /// Takes a live entry into the outbox.
     pub fn offer(&mut self, item: T, bounds: &OutboxBounds) -> Offered {
         let to = item.position();
-        if self.mode != Mode::Live || (to.epoch == self.tail.epoch && to.offset <= self.tail.offset)
-        {
+        if self.mode != Mode::Live || is_behind(to, self.tail) {
             return Offered::Ignored;
+        }
+        if to.epoch != self.tail.epoch {
+            // Whether our position is good there as well, the broker judges when it is read from.
+            self.spill();
+            return Offered::Spilled;
         }
         match self.outbox.push(item, bounds) {
             Pushed::Added => self.tail = to,
@@ -171,19 +178,33 @@ impl<T: Item> Subscription<T> {
         }
     }
 
-    /// Drops the oldest of what waits; it is told as a gap.
+    /// Drops the oldest of what waits; it is told as a gap, which what follows it proves. Where
+    /// nothing follows, and so it may be an end, it is read again instead.
     pub fn drop_oldest(&mut self) {
-        self.outbox.pop();
+        if self.outbox.len() > 1 {
+            self.outbox.pop();
+        } else {
+            self.spill();
+        }
     }
 
-    /// A gap for everyone on the channel, such as a dropped log: what waits is part of it.
+    /// A gap for everyone on the channel, such as a dropped log: what waits is part of it. Where
+    /// another epoch has begun, the log is read instead, for what that means depends on the position.
     pub fn handle_gap(&mut self, gap: Gap) {
-        // What lies behind is not missing: a hub that lags may tell of a drop after a page did.
-        let is_behind =
-            gap.resumed.epoch == self.position.epoch && gap.resumed.offset <= self.position.offset;
-        if self.mode == Mode::Ended || is_behind {
+        if self.mode == Mode::Ended {
             return;
         }
+        if gap.resumed.epoch != self.tail.epoch {
+            self.spill();
+        } else if gap.reason != GapReason::Epoch && !is_behind(gap.resumed, self.tail) {
+            // A hub that lags may tell what pages did before: what lies behind is not missing, and
+            // who is in the epoch already was judged when it came there.
+            self.is_overtaken = self.mode == Mode::CatchUp && self.outbox.is_empty();
+            self.take_gap(gap);
+        }
+    }
+
+    fn take_gap(&mut self, gap: Gap) {
         let gap = Gap { requested: self.resume(), ..gap };
         self.outbox.clear();
         self.gap = Some(Box::new(gap));
@@ -197,7 +218,8 @@ impl<T: Item> Subscription<T> {
         (self.mode == Mode::CatchUp && self.is_idle()).then_some(self.tail)
     }
 
-    /// Takes a page that was read from [`Self::wants_page`] and is complete through `tail`. The
+    /// Takes a page that was read from [`Self::wants_page`], and is complete through `tail`; it is not
+    /// taken, and wanted again, if a gap came since it was asked for. The
     /// subscription is live when that has reached `hub_last`, in the same turn in which the hub says
     /// so. A page's reader bounds it: pages are not cut here.
     pub fn handle_page(
@@ -213,19 +235,18 @@ impl<T: Item> Subscription<T> {
             bytes: usize::MAX,
             policy: crate::outbox::Policy::Disconnect,
         };
-        if let Some(gap) = gap {
-            self.handle_gap(gap);
+        if std::mem::take(&mut self.is_overtaken) {
+            return;
         }
-        // A page that was on its way while a gap was told may lie behind that.
-        let is_behind = |at: Position, of: Position| at.epoch == of.epoch && at.offset <= of.offset;
+        match gap {
+            Some(gap) => self.take_gap(gap),
+            // Where another epoch has begun, both have everything up to here.
+            None => self.position.epoch = tail.epoch,
+        }
         for item in items {
-            if !is_behind(item.position(), self.tail) || item.is_end() {
-                self.outbox.push(item, &UNBOUNDED);
-            }
+            self.outbox.push(item, &UNBOUNDED);
         }
-        if !is_behind(tail, self.tail) {
-            self.tail = tail;
-        }
+        self.tail = tail;
         self.level_with(hub_last);
     }
 
@@ -260,6 +281,11 @@ impl<T: Item> Subscription<T> {
         }
         Some(Step::Item(item))
     }
+}
+
+/// Whether `at` is `of` or lies before it in the same log.
+fn is_behind(at: Position, of: Position) -> bool {
+    at.epoch == of.epoch && at.offset <= of.offset
 }
 
 impl Weight for std::sync::Arc<crate::Entry> {
@@ -409,13 +435,54 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_beyond_a_gap_of_a_hub_that_lags_is_kept() {
+        let mut it = live(10);
+        for n in 11..=13 {
+            it.offer(Fake(n, n - 1), &bounds(9, Policy::Spill));
+        }
+        it.handle_gap(Gap { requested: at(5), resumed: at(12), reason: GapReason::Expired });
+        assert_eq!(it.next(), Some(Step::Item(Fake(11, 10))));
+        assert_eq!((it.tail(), it.resume()), (at(13), at(11)));
+    }
+
+    #[test]
+    fn another_epoch_is_judged_by_the_broker() {
+        let elsewhere = |offset| Position { epoch: Epoch::new(2), offset };
+        let mut it = live(10);
+        it.offer(Fake(11, 10), &bounds(9, Policy::Spill));
+        it.handle_gap(Gap { requested: at(11), resumed: elsewhere(9), reason: GapReason::Epoch });
+        assert_eq!((it.mode(), it.wants_page()), (Mode::CatchUp, Some(at(10))));
+        it.handle_page(None, [], elsewhere(30), elsewhere(30));
+        it.handle_gap(Gap { requested: at(40), resumed: elsewhere(40), reason: GapReason::Epoch });
+        assert_eq!((it.next(), it.resume()), (None, elsewhere(10)), "good there: nothing is told");
+
+        assert_eq!(it.mode(), Mode::Live);
+        assert_eq!(it.offer(Fake(40, 11), &bounds(9, Policy::Spill)), Offered::Spilled);
+        assert_eq!(it.wants_page(), Some(elsewhere(10)));
+    }
+
+    #[test]
+    fn the_last_that_waits_is_read_again_when_it_has_to_go() {
+        let mut it = live(10);
+        it.offer(Fake(11, 10), &bounds(9, Policy::DropOldest));
+        it.offer(Fake(12, 11), &bounds(9, Policy::DropOldest));
+        it.drop_oldest();
+        assert_eq!((it.mode(), it.bytes()), (Mode::Live, 1));
+        it.drop_oldest();
+        assert_eq!((it.bytes(), it.wants_page()), (0, Some(at(10))));
+    }
+
+    #[test]
     fn a_page_that_a_gap_overtook_brings_nothing_twice() {
         let mut it: Subscription<Fake> = Subscription::new(at(3), None);
         assert_eq!(it.wants_page(), Some(at(3)));
-        it.handle_gap(Gap { requested: at(0), resumed: at(20), reason: GapReason::Dropped });
-        it.handle_page(None, [Fake(4, 3), Fake(5, 4)], at(5), at(20));
-        assert_eq!(it.next(), Some(gap(3, 20, GapReason::Dropped)));
-        assert_eq!((it.next(), it.wants_page()), (None, None), "it is live: 20 is the hub's last");
+        it.handle_gap(Gap { requested: at(0), resumed: at(200), reason: GapReason::Dropped });
+        // Its end is the dropped log's.
+        it.handle_page(None, [Fake(4, 3), Fake(99, 4)], at(99), at(200));
+        assert_eq!(it.next(), Some(gap(3, 200, GapReason::Dropped)));
+        assert_eq!((it.next(), it.wants_page()), (None, Some(at(200))));
+        it.handle_page(None, [Fake(201, 200)], at(201), at(200));
+        assert_eq!((it.mode(), it.next()), (Mode::Live, Some(Step::Item(Fake(201, 200)))));
     }
 
     #[test]

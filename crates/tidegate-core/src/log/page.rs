@@ -18,7 +18,8 @@ pub struct Read {
     pub channel: ChannelName,
     /// Which part of its log.
     pub from: From,
-    /// The answer has seen everything up to this offset; 0 where nothing is known.
+    /// The answer has seen everything up to this offset; 0 where nothing is known. With a position
+    /// of another epoch than the log's it says nothing.
     pub at_least: u64,
     /// At most so many entries.
     pub entries_max: NonZeroU32,

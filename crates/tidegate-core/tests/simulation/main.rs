@@ -17,6 +17,7 @@ mod client;
 mod oracle;
 mod plan;
 mod stream;
+
 mod worker;
 mod world;
 
@@ -26,7 +27,7 @@ use plan::Fault;
 use world::{Stats, World};
 
 /// Seeds that are run where nobody asks for more.
-const SEEDS: u64 = 3_200;
+const SEEDS: u64 = 3_000;
 
 /// What two threads share.
 const HALF: u64 = SEEDS / 2;

@@ -306,7 +306,7 @@ impl World {
         let fails = may_fail && self.rng.u8(..12) == 0;
         match self.pending.swap_remove(nth) {
             Pending::Begin { client, id, worker, states } => {
-                self.begin(client, id, worker, &states)
+                self.begin(client, id, worker, &states);
             }
             Pending::HubRead { worker, id, read, page } => {
                 let page = page.unwrap_or_else(|| self.broker.read(&read, self.now));

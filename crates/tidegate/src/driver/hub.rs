@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use tidegate_broker::{From, Page, Read, Reply, Unavailable};
-use tidegate_core::hub::Effect;
+use tidegate_core::hub::{Effect, ReadId};
 use tidegate_core::subscription::Item;
 use tidegate_core::{ChannelName, Position, SessionId};
 
@@ -112,7 +112,7 @@ pub async fn apply(worker: &Rc<Worker>, effects: Vec<Effect>) {
                     }
                 }
             }
-            Effect::Read { channel, after, at_least } => {
+            Effect::Read { channel, after, at_least, id } => {
                 let read = Read {
                     channel: channel.clone(),
                     from: From::After(after),
@@ -123,14 +123,15 @@ pub async fn apply(worker: &Rc<Worker>, effects: Vec<Effect>) {
                 match worker.broker.read(read) {
                     // In the order of the effects: what follows builds on it.
                     Reply::Now(Ok(page)) => {
-                        for effect in handle_page(worker, &channel, page).into_iter().rev() {
+                        for effect in handle_page(worker, &channel, id, page).into_iter().rev() {
                             effects.push_front(effect);
                         }
                     }
                     reply => {
                         let task_worker = Rc::clone(worker);
-                        worker
-                            .spawn(async move { read_later(&task_worker, &channel, reply).await });
+                        worker.spawn(async move {
+                            read_later(&task_worker, &channel, id, reply).await;
+                        });
                     }
                 }
             }
@@ -142,23 +143,22 @@ pub async fn apply(worker: &Rc<Worker>, effects: Vec<Effect>) {
 async fn read_later(
     worker: &Rc<Worker>,
     channel: &ChannelName,
+    id: ReadId,
     reply: Reply<Result<Page, Unavailable>>,
 ) {
     let effects = match reply.await {
-        Ok(page) => handle_page(worker, channel, page),
+        Ok(page) => handle_page(worker, channel, id, page),
         Err(Unavailable) if worker.is_draining() => return,
         Err(Unavailable) => {
             tokio::time::sleep(RETRY).await;
-            worker.hub.borrow_mut().handle_read_failed(channel).into_iter().collect()
+            worker.hub.borrow_mut().handle_read_failed(channel, id).into_iter().collect()
         }
     };
     Box::pin(apply(worker, effects)).await;
 }
 
-fn handle_page(worker: &Worker, channel: &ChannelName, page: Page) -> Vec<Effect> {
-    let tail = page.tail();
-    let mut hub = worker.hub.borrow_mut();
-    hub.handle_page(channel, page.gap, page.entries, tail, page.is_last)
+fn handle_page(worker: &Worker, channel: &ChannelName, id: ReadId, page: Page) -> Vec<Effect> {
+    worker.hub.borrow_mut().handle_page(channel, id, page)
 }
 
 /// Gives entries to every live subscriber, in batches that a socket may be committed to.
