@@ -4,11 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tidegate_core::inbox::{InboxQueue, TailEvent};
 use tidegate_core::log::{Appended, Bucket, From, LogBounds, Page, Read, Refused, SinkId, Terms};
 use tidegate_core::{ChannelName, ChannelState, Draft, Epoch, Key, Lineage, Position};
 
 use crate::oracle::Oracle;
+use crate::plan::Plan;
 
 /// How long a key is held.
 pub(crate) const KEY_WINDOW: Duration = Duration::from_secs(20);
@@ -19,6 +21,9 @@ pub(crate) struct Broker {
     pub(crate) oracle: Oracle,
     stores: Vec<Store>,
     epochs: u64,
+    /// Of a hundred events, so many are lost on the tail.
+    lost: u32,
+    rng: Rng,
 }
 
 /// One bucket: its log, and what it takes to build it again.
@@ -45,10 +50,17 @@ enum What {
 }
 
 impl Broker {
-    pub(crate) fn new(channels: Vec<ChannelName>, buckets: usize, bounds: LogBounds) -> Self {
-        let mut it =
-            Self { channels, bounds, oracle: Oracle::default(), stores: Vec::new(), epochs: 0 };
-        for _ in 0..buckets {
+    pub(crate) fn new(channels: Vec<ChannelName>, plan: &Plan, rng: Rng) -> Self {
+        let mut it = Self {
+            channels,
+            bounds: plan.log,
+            oracle: Oracle::default(),
+            stores: Vec::new(),
+            epochs: 0,
+            lost: plan.lost,
+            rng,
+        };
+        for _ in 0..plan.buckets {
             let epoch = it.next_epoch();
             it.oracle.begin(epoch, None);
             it.stores.push(Store {
@@ -113,7 +125,9 @@ impl Broker {
                 }
                 for entry in it.entries.iter().flatten() {
                     self.oracle.accept(channel, entry);
-                    push(it.watchers.as_deref(), inboxes, &TailEvent::Entry(Arc::clone(entry)));
+                    let watchers =
+                        it.watchers.as_deref().filter(|_| self.rng.u32(..100) >= self.lost);
+                    push(watchers, inboxes, &TailEvent::Entry(Arc::clone(entry)));
                 }
             }
             Err(Refused::Ended) if ended.is_some() => {}
@@ -139,7 +153,8 @@ impl Broker {
         }
         let event =
             TailEvent::Dropped { channel: self.channels[channel].clone(), floor: dropped.floor };
-        push(dropped.watchers.as_deref(), inboxes, &event);
+        let watchers = dropped.watchers.as_deref().filter(|_| self.rng.u32(..100) >= self.lost);
+        push(watchers, inboxes, &event);
     }
 
     /// What is beyond the broker's total goes, the idlest first.

@@ -209,19 +209,23 @@ impl Seen {
         self.has_ended = true;
     }
 
-    /// Judges a client that has read all there is: nothing lies before the head of `epoch`.
+    /// Judges a client that has read all there is: nothing lies before the log's head, and its
+    /// beginning, at `start`, does not lie beyond.
     pub(crate) fn at_rest(
         &self,
         oracle: &Oracle,
         channel: usize,
-        epoch: Epoch,
+        start: Position,
     ) -> Result<(), String> {
         let position = self.position.ok_or("it never opened")?;
-        let Some(here) = oracle.express(position, epoch) else {
-            return Err(format!("it rests at {position:?}, and the log is another: {epoch:?}"));
+        let Some(here) = oracle.express(position, start.epoch) else {
+            return Err(format!("it rests at {position:?}, and the log is another: {start:?}"));
         };
         match oracle.first_in(channel, here, u64::MAX) {
             Some(lost) => Err(format!("it rests at {position:?} and lost {lost} untold")),
+            None if here.offset < start.offset => {
+                Err(format!("it rests at {position:?}; the log was dropped to {start:?} untold"))
+            }
             None => Ok(()),
         }
     }

@@ -14,6 +14,10 @@ pub(crate) struct Plan {
     pub(crate) calm: bool,
     /// The broker answers later, as one behind a network does, and in any order.
     pub(crate) later: bool,
+    /// Of a hundred answers that are due, so many come.
+    pub(crate) haste: u32,
+    /// Of a hundred events, so many the tail loses without a word; that it did, it says some time.
+    pub(crate) lost: u32,
     /// Logs outlive a gateway that restarts.
     pub(crate) durable: bool,
     pub(crate) channels: usize,
@@ -47,12 +51,14 @@ impl Plan {
             LogBounds {
                 messages: [0, 3, 10, 40, 1000][rng.usize(..5)],
                 bytes: [1_500, 6_000, usize::MAX][rng.usize(..3)],
-                age: Duration::from_secs([4, 30, 10_000][rng.usize(..3)]),
+                age: Duration::from_secs([1, 4, 30, 10_000][rng.usize(..4)]),
             }
         };
         Self {
             calm,
             later: rng.bool(),
+            haste: [100, 30, 5][rng.usize(..3)],
+            lost: [0, 0, 3, 20][rng.usize(..4)],
             durable: calm || rng.bool(),
             channels: rng.usize(1..=4),
             buckets: rng.usize(1..=2),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tidegate_core::hub::ReadId;
-use tidegate_core::inbox::InboxQueue;
+use tidegate_core::inbox::{InboxQueue, TailEvent};
 use tidegate_core::log::{Page, Read};
 use tidegate_core::{
     ChannelName, ChannelState, Draft, EventName, Key, OutboxBounds, Payload, PayloadKind, Policy,
@@ -84,7 +84,7 @@ impl World {
         let names = ["a", "prices.eur", "chat:42", "quiet"];
         let channels =
             names.iter().take(plan.channels).map(|it| ChannelName::parse(it).unwrap()).collect();
-        let broker = Broker::new(channels, plan.buckets, plan.log);
+        let broker = Broker::new(channels, &plan, rng.fork());
         let (events, bytes) = (plan.inbox_events, plan.inbox_bytes);
         let workers = (0..plan.workers).map(|_| Worker::new(events, bytes)).collect();
         let outboxes: Vec<_> = (0..plan.clients).map(|_| plan.outbox(&mut rng)).collect();
@@ -170,8 +170,10 @@ impl World {
             }
             770..900 => {
                 for _ in 0..self.pending.len().min(2) {
-                    let nth = self.rng.usize(..self.pending.len());
-                    self.answer(nth, !self.plan.calm);
+                    if self.rng.u32(..100) < self.plan.haste {
+                        let nth = self.rng.usize(..self.pending.len());
+                        self.answer(nth, !self.plan.calm);
+                    }
                 }
             }
             900..980 => {
@@ -249,7 +251,7 @@ impl World {
                 0..3 => self.fail_over(Some(0)),
                 3 => self.restart(),
                 4 => self.broker.sweep(self.now),
-                _ => {}
+                _ => self.break_tail(),
             };
         }
         let mut inboxes: Vec<&mut InboxQueue> =
@@ -267,6 +269,14 @@ impl World {
                 self.fail_over(Some(lost));
             }
             _ => self.fail_over(None),
+        }
+    }
+
+    /// The tail says that it may have lost something.
+    fn break_tail(&mut self) {
+        self.trace(|| "the tail is broken".into());
+        for worker in &mut self.workers {
+            worker.inbox.push(TailEvent::Broken);
         }
     }
 
@@ -329,6 +339,9 @@ impl World {
         const ROUNDS_MAX: usize = 400;
         self.trace(|| "settling".into());
         self.is_settling = true;
+        if self.plan.lost > 0 {
+            self.break_tail();
+        }
         for round in 0.. {
             if self.violation.is_some() {
                 return;
@@ -385,10 +398,11 @@ impl World {
             if seen.has_ended {
                 continue;
             }
-            if let Some(end) = self.broker.state(channel, self.now).ended {
+            let state = self.broker.state(channel, self.now);
+            if let Some(end) = state.ended {
                 return Err(format!("the end of {channel} at {end} was not told"));
             }
-            seen.at_rest(&self.broker.oracle, channel, self.broker.epoch(channel))?;
+            seen.at_rest(&self.broker.oracle, channel, state.start())?;
         }
         Ok(())
     }
