@@ -26,7 +26,7 @@ use wire::{Item, Wire};
 ///
 /// Something was lost, doubled, reordered or skipped; or a wire broke its contract.
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
-    let (mut seed, mut publications) = (fastrand::u64(..), 2500);
+    let (mut seed, mut publications) = (fastrand::u64(..), 5000);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let value = args.next().with_context(|| format!("{arg} needs a number"))?;
@@ -168,7 +168,7 @@ impl Run {
         }
     }
 
-    /// Notes what client `number` got; false if the run is over.
+    /// Notes what client `number` got; false if the run is over, for it or for all.
     fn take(
         &self,
         number: usize,
@@ -193,8 +193,9 @@ impl Run {
                 Item::Gap(gap) => anyhow::bail!("a gap where there is none: {gap}"),
             }
         }
+        let has_ended = seen.values().all(|it| it.has_ended);
         self.progress.notify_all();
-        Ok(state.failure.is_none())
+        Ok(state.failure.is_none() && !has_ended)
     }
 
     fn verdict(self, took: Duration) -> anyhow::Result<()> {
