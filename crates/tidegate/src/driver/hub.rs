@@ -1,6 +1,6 @@
 //! The hub's task: drains the worker's inbox and writes to every live subscriber (DESIGN 2).
 //!
-//! It writes to sockets itself where nothing waits before it, in slices of [`SLICE`] clients between
+//! It writes to sockets itself where nothing waits before it, in slices of `SLICE` clients between
 //! which it yields; a client's own task is woken only for what is left.
 
 use std::future::poll_fn;
