@@ -299,10 +299,10 @@ fn a_line_is_the_json_form() {
 fn lines_of_several_channels_have_where_to_resume() {
     let server = Server::dev();
     let mut lines = server.ndjson("/channels/a,b,c?since=start");
-    server.publish("a", "one");
-    server.publish("b", "two");
     let mut resume = String::new();
-    for text in ["one", "two"] {
+    // One after the other: between channels there is no order.
+    for (channel, text) in [("a", "one"), ("b", "two")] {
+        server.publish(channel, text);
         let line = lines.next();
         assert_eq!(line["text"], text);
         resume = line["resume"].as_str().unwrap().to_owned();
