@@ -181,6 +181,7 @@ fn spawn(
 ) -> io::Result<JoinHandle<()>> {
     let thread = thread::Builder::new().name(name);
     thread.spawn(move || {
+        let _guard = EndOnPanic;
         if let Err(error) = run() {
             tracing::error!(%error, "a thread could not start");
             // Half a gateway is worse than none.
@@ -189,8 +190,47 @@ fn spawn(
     })
 }
 
+/// Ends the process when what holds it panics: a worker or a hub. Without one of them the gateway
+/// would go on accepting clients that nobody serves; a supervisor can do better. A panic in a task of
+/// one client ends that client alone.
+pub(crate) struct EndOnPanic;
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            tracing::error!("a part that all clients need panicked; this is a bug: ending");
+            std::process::exit(1);
+        }
+    }
+}
+
 fn join(thread: JoinHandle<()>) {
     if thread.join().is_err() {
         tracing::error!("a thread panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Set in the process that is to end.
+    const VARIABLE: &str = "PANIC_IN_A_THREAD";
+
+    #[test]
+    fn a_panic_of_a_worker_ends_the_process() {
+        if std::env::var_os(VARIABLE).is_some() {
+            let thread = spawn("worker".into(), || panic!("on purpose")).unwrap();
+            // It does not come back from this where the process ends.
+            let _ = thread.join();
+            std::process::exit(0);
+        }
+        let name = "server::tests::a_panic_of_a_worker_ends_the_process";
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(VARIABLE, "1")
+            .output()
+            .unwrap();
+        assert_eq!(child.status.code(), Some(1), "{child:?}");
     }
 }

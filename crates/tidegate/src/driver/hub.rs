@@ -15,6 +15,7 @@ use tidegate_core::{ChannelName, Position, SessionId};
 use super::client::Client;
 use super::forms::{Encoder, Form, Shared};
 use super::output::COMMIT_BYTES;
+use crate::server::EndOnPanic;
 use crate::transport::poll::Waiter;
 use crate::worker::Worker;
 
@@ -82,6 +83,7 @@ impl Batch {
 
 /// Runs until the worker's runtime is dropped.
 pub async fn run(worker: Rc<Worker>) {
+    let _guard = EndOnPanic;
     let mut spare = Vec::new();
     loop {
         // Cancel safe: nothing is taken before it is ready.
