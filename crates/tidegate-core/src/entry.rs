@@ -63,6 +63,12 @@ impl Entry {
         matches!(self.body, Body::End)
     }
 
+    /// Which connection published it.
+    #[must_use]
+    pub fn origin(&self) -> Option<SessionId> {
+        self.publication()?.origin
+    }
+
     /// The publication, unless this is an end.
     #[must_use]
     pub fn publication(&self) -> Option<&Publication> {

@@ -27,6 +27,8 @@ pub struct Hub<S> {
     channels: HashMap<ChannelName, HubChannel<S>>,
     /// The newest read that was asked for.
     asked: ReadId,
+    /// Counts what parts the effects of a channel: calls of [`Hub::handle`], and breaks within one.
+    turn: u64,
 }
 
 /// Which [`Effect::Read`] a page answers: a channel that all subscribers have left, and that others
@@ -41,6 +43,9 @@ pub struct HubChannel<S> {
     last: Option<Position>,
     /// A read that is under way; before the channel is opened, what has to be read then.
     reading: Option<Reading>,
+    /// The turn in which something was delivered last, and which effect says so: the next entry may
+    /// join it. Entries of several channels come interleaved, and a batch is a channel's.
+    batch: Option<(u64, usize)>,
     /// The subscribers, live or not, by the keys that [`Hub::subscribe`] answered.
     pub subscribers: Slab<S>,
 }
@@ -91,7 +96,7 @@ pub enum Effect {
 
 impl<S> Default for Hub<S> {
     fn default() -> Self {
-        Self { channels: HashMap::new(), asked: ReadId::default() }
+        Self { channels: HashMap::new(), asked: ReadId::default(), turn: 0 }
     }
 }
 
@@ -137,7 +142,7 @@ impl<S> Hub<S> {
         }
         let mut subscribers = Slab::new();
         let key = subscribers.insert(subscriber);
-        let it = HubChannel { last: None, reading: None, subscribers };
+        let it = HubChannel { last: None, reading: None, batch: None, subscribers };
         self.channels.insert(channel.clone(), it);
         (key, true)
     }
@@ -161,18 +166,27 @@ impl<S> Hub<S> {
     /// Takes all that waited in the inbox.
     pub fn handle(&mut self, drained: Drained) -> Vec<Effect> {
         let mut effects = Vec::new();
-        // Where the effect that a channel's next entry may join is; entries of several channels
-        // come interleaved, and a batch is a channel's.
-        let mut batches: HashMap<ChannelName, usize> = HashMap::new();
-        for event in drained.events {
+        self.turn += 1;
+        let mut events = drained.events.into_iter().peekable();
+        while let Some(event) = events.next() {
             match event {
-                TailEvent::Entry(entry) => self.handle_entry(entry, &mut effects, &mut batches),
+                TailEvent::Entry(mut entry) => {
+                    // What a publisher sends at once stands together: one look-up is for all of it.
+                    let Some(it) = self.channels.get_mut(&entry.channel) else { continue };
+                    loop {
+                        let next = events.next_if(
+                            |it| matches!(it, TailEvent::Entry(it) if it.channel == entry.channel),
+                        );
+                        it.handle_entry(entry, self.turn, &mut self.asked, &mut effects);
+                        let Some(TailEvent::Entry(same)) = next else { break };
+                        entry = same;
+                    }
+                }
                 TailEvent::Dropped { channel, floor } => {
-                    batches.remove(&channel);
                     self.handle_dropped(channel, floor, &mut effects);
                 }
                 TailEvent::Broken => {
-                    batches.clear();
+                    self.turn += 1;
                     for (channel, it) in &mut self.channels {
                         effects.extend(it.read_on(channel, None, &mut self.asked));
                     }
@@ -188,41 +202,9 @@ impl<S> Hub<S> {
         effects
     }
 
-    fn handle_entry(
-        &mut self,
-        entry: Arc<Entry>,
-        effects: &mut Vec<Effect>,
-        batches: &mut HashMap<ChannelName, usize>,
-    ) {
-        let Some(it) = self.channels.get_mut(&entry.channel) else { return };
-        let to = entry.position;
-        let chains = it.last.filter(|last| {
-            it.reading.is_none() && to.epoch == last.epoch && entry.prev <= last.offset
-        });
-        let Some(last) = chains else {
-            effects.extend(it.read_on(&entry.channel, Some(to), &mut self.asked));
-            return;
-        };
-        if to.offset <= last.offset {
-            return;
-        }
-        it.last = Some(to);
-        let (channel, is_end) = (entry.channel.clone(), entry.is_end());
-        let joined = batches.get(&channel).and_then(|at| effects.get_mut(*at));
-        if let Some(Effect::Deliver { entries, .. }) = joined {
-            entries.push(entry);
-        } else {
-            batches.insert(channel.clone(), effects.len());
-            effects.push(Effect::Deliver { channel: channel.clone(), entries: vec![entry] });
-        }
-        if is_end {
-            // What follows is the channel made anew, and not for who was told the end.
-            batches.remove(&channel);
-        }
-    }
-
     fn handle_dropped(&mut self, channel: ChannelName, floor: Position, effects: &mut Vec<Effect>) {
         let Some(it) = self.channels.get_mut(&channel) else { return };
+        it.batch = None;
         // Not open yet: who subscribes reads the log, whose floor tells the drop.
         let Some(requested) = it.last else { return };
         if floor.epoch != requested.epoch {
@@ -285,6 +267,39 @@ impl<S> HubChannel<S> {
     #[must_use]
     pub fn last(&self) -> Option<Position> {
         self.last
+    }
+
+    fn handle_entry(
+        &mut self,
+        entry: Arc<Entry>,
+        turn: u64,
+        asked: &mut ReadId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let to = entry.position;
+        let chains = self.last.filter(|last| {
+            self.reading.is_none() && to.epoch == last.epoch && entry.prev <= last.offset
+        });
+        let Some(last) = chains else {
+            effects.extend(self.read_on(&entry.channel, Some(to), asked));
+            return;
+        };
+        if to.offset <= last.offset {
+            return;
+        }
+        self.last = Some(to);
+        let is_end = entry.is_end();
+        let at = self.batch.filter(|(since, _)| *since == turn).map(|(_, at)| at);
+        if let Some(Effect::Deliver { entries, .. }) = at.and_then(|at| effects.get_mut(at)) {
+            entries.push(entry);
+        } else {
+            self.batch = Some((turn, effects.len()));
+            effects.push(Effect::Deliver { channel: entry.channel.clone(), entries: vec![entry] });
+        }
+        if is_end {
+            // What follows is the channel made anew, and not for who was told the end.
+            self.batch = None;
+        }
     }
 
     /// Asks for what comes after `last`, through `to` if that is known; while a page is under way, or

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tidegate_core::envelope::json;
 use tidegate_core::outbox::Weight;
 use tidegate_core::subscription::{self, Item};
-use tidegate_core::{ChannelName, Entry, Gap, PayloadKind, Position, SessionId};
+use tidegate_core::{ChannelName, Entry, Gap, PayloadKind, Position};
 use tidegate_wire::websocket::{self, Kind, SharedDeflater};
 use tidegate_wire::{ndjson, sse};
 
@@ -92,10 +92,11 @@ impl Shared {
         &self.0.entry
     }
 
-    /// Which connection published it.
-    #[must_use]
-    pub fn origin(&self) -> Option<SessionId> {
-        self.entry().publication().and_then(|it| it.origin)
+    /// Keeps a form of it that was made elsewhere.
+    pub fn keep(&self, form: Form, bytes: &Bytes) {
+        if self.0.first.set((form, bytes.clone())).is_err() {
+            self.0.others.borrow_mut().push((form, bytes.clone()));
+        }
     }
 
     /// The bytes to write. Empty for the end on a bare WebSocket, which is a close.
@@ -142,9 +143,9 @@ impl Item for Shared {
 impl Encoder {
     /// Several entries as one piece, and as one chunk where there are chunks.
     #[must_use]
-    pub fn batch(&mut self, items: &[Shared], form: Form) -> Bytes {
-        let mut out = Vec::with_capacity(items.iter().map(|it| it.entry().weight()).sum());
-        self.write(items.iter().map(Shared::entry), form, &mut out);
+    pub fn batch(&mut self, entries: &[Arc<Entry>], form: Form) -> Bytes {
+        let mut out = Vec::with_capacity(entries.iter().map(Weight::weight).sum());
+        self.write(entries.iter().map(Arc::as_ref), form, &mut out);
         out.into()
     }
 

@@ -5,12 +5,12 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_broker::{From, Page, Read, Reply, Unavailable};
 use tidegate_core::hub::{Effect, ReadId};
-use tidegate_core::subscription::Item;
-use tidegate_core::{ChannelName, Position, SessionId};
+use tidegate_core::{ChannelName, Entry, SessionId};
 
 use super::client::Client;
 use super::forms::{Encoder, Form, Shared};
@@ -36,34 +36,41 @@ pub enum Subscriber {
 
 /// Entries of one channel on their way to its subscribers, small enough to be committed at once.
 #[derive(Debug)]
-pub struct Batch {
+pub struct Batch<'a> {
     /// At least one, in order.
-    pub items: Vec<Shared>,
+    entries: &'a [Arc<Entry>],
+    /// The same as they wait in outboxes, once somebody's socket was not free.
+    shared: Vec<Shared>,
     /// All of them, per form, once somebody needed it.
     forms: Vec<(Form, Bytes)>,
 }
 
-impl Batch {
-    fn new(items: Vec<Shared>) -> Self {
-        Self { items, forms: Vec::new() }
+impl<'a> Batch<'a> {
+    fn new(entries: &'a [Arc<Entry>]) -> Self {
+        Self { entries, shared: Vec::new(), forms: Vec::new() }
     }
 
-    /// The first entry, with which a subscriber has to be level.
+    /// The entries.
     #[must_use]
-    pub fn first(&self) -> Option<&Shared> {
-        self.items.first()
+    pub fn entries(&self) -> &[Arc<Entry>] {
+        self.entries
     }
 
-    /// Where a subscriber is after it, and whether that is the end.
-    #[must_use]
-    pub fn last(&self) -> Option<(Position, bool)> {
-        self.items.last().map(|it| (it.position(), it.is_end()))
+    /// The entries for outboxes, with those forms that were needed already.
+    pub fn shared(&mut self) -> &[Shared] {
+        if self.shared.is_empty() {
+            self.shared.extend(self.entries.iter().cloned().map(Shared::new));
+            if let [one] = self.shared.as_slice() {
+                self.forms.iter().for_each(|(form, bytes)| one.keep(*form, bytes));
+            }
+        }
+        &self.shared
     }
 
     /// Whether `session` published any of it.
     #[must_use]
     pub fn is_from(&self, session: SessionId) -> bool {
-        self.items.iter().any(|it| it.origin() == Some(session))
+        self.entries.iter().any(|it| it.origin() == Some(session))
     }
 
     /// The bytes of all its entries.
@@ -71,10 +78,10 @@ impl Batch {
         if let Some((_, bytes)) = self.forms.iter().find(|(it, _)| *it == form) {
             return bytes.clone();
         }
-        let bytes = match self.items.as_slice() {
+        let bytes = match self.shared.as_slice() {
             [one] => one.bytes(form, encoder),
             // Encoded where they are sent from: a piece of its own is only needed for outboxes.
-            many => encoder.batch(many, form),
+            _ => encoder.batch(self.entries, form),
         };
         self.forms.push((form, bytes.clone()));
         bytes
@@ -102,7 +109,7 @@ pub async fn apply(worker: &Rc<Worker>, effects: Vec<Effect>) {
     while let Some(effect) = effects.pop_front() {
         match effect {
             Effect::Deliver { channel, entries } => {
-                deliver(worker, &channel, entries.into_iter().map(Shared::new)).await;
+                deliver(worker, &channel, &entries).await;
             }
             Effect::Gap { channel, gap } => {
                 let mut subscribers = Vec::new();
@@ -164,26 +171,20 @@ fn handle_page(worker: &Worker, channel: &ChannelName, id: ReadId, page: Page) -
 }
 
 /// Gives entries to every live subscriber, in batches that a socket may be committed to.
-async fn deliver(
-    worker: &Rc<Worker>,
-    channel: &ChannelName,
-    entries: impl Iterator<Item = Shared>,
-) {
-    let mut entries = entries.peekable();
-    while entries.peek().is_some() {
-        let mut items = Vec::new();
+async fn deliver(worker: &Rc<Worker>, channel: &ChannelName, mut entries: &[Arc<Entry>]) {
+    while !entries.is_empty() {
         let mut bytes = 0;
-        while let Some(item) =
-            entries.next_if(|it| items.is_empty() || bytes + it.entry().weight() <= COMMIT_BYTES)
-        {
-            bytes += item.entry().weight();
-            items.push(item);
-        }
-        deliver_batch(worker, channel, Batch::new(items)).await;
+        let fits = entries.iter().take_while(|it| {
+            bytes += it.weight();
+            bytes <= COMMIT_BYTES
+        });
+        let (batch, rest) = entries.split_at(fits.count().max(1));
+        deliver_batch(worker, channel, Batch::new(batch)).await;
+        entries = rest;
     }
 }
 
-async fn deliver_batch(worker: &Rc<Worker>, channel: &ChannelName, mut batch: Batch) {
+async fn deliver_batch(worker: &Rc<Worker>, channel: &ChannelName, mut batch: Batch<'_>) {
     let mut slice = Vec::with_capacity(SLICE);
     let mut from = 0;
     loop {
@@ -191,7 +192,7 @@ async fn deliver_batch(worker: &Rc<Worker>, channel: &ChannelName, mut batch: Ba
         for subscriber in slice.drain(..) {
             match subscriber {
                 Subscriber::Stream(client, index) => client.deliver(worker, index, &mut batch),
-                Subscriber::Waiter(waiter, index) => waiter.deliver(index, &batch.items),
+                Subscriber::Waiter(waiter, index) => waiter.deliver(index, batch.shared()),
             }
         }
         let Some(next) = next else { break };

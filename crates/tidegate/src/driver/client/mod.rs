@@ -327,7 +327,7 @@ impl Client {
     }
 
     /// Takes live entries from the hub: writes them at once where nothing waits before them.
-    pub fn deliver(&self, worker: &Worker, index: u32, batch: &mut Batch) {
+    pub fn deliver(&self, worker: &Worker, index: u32, batch: &mut Batch<'_>) {
         self.inner.borrow_mut().deliver(worker, index, batch);
     }
 

@@ -192,7 +192,7 @@ impl Inner {
         let mut encoder = worker.encoder.borrow_mut();
         match step {
             Step::Item(item) => {
-                if !self.echo && item.origin() == Some(self.session) {
+                if !self.echo && item.entry().origin() == Some(self.session) {
                     return;
                 }
                 let piece = if self.subs.len() == 1 {
@@ -235,7 +235,7 @@ impl Inner {
         joined
     }
 
-    pub(super) fn deliver(&mut self, worker: &Worker, index: u32, batch: &mut Batch) {
+    pub(super) fn deliver(&mut self, worker: &Worker, index: u32, batch: &mut Batch<'_>) {
         if matches!(self.phase, Phase::Lingering(_) | Phase::Dead) {
             return;
         }
@@ -243,7 +243,7 @@ impl Inner {
             return;
         }
         let Some(sub) = self.subs.get_mut(index as usize) else { return };
-        for item in &batch.items {
+        for item in batch.shared() {
             match sub.subscription.offer(item.clone(), &sub.bounds) {
                 Offered::Ignored | Offered::Waits { dropped: false } => {}
                 Offered::Waits { dropped: true } => worker.metrics.overflow(sub.bounds.policy),
@@ -267,9 +267,11 @@ impl Inner {
         &mut self,
         worker: &Worker,
         index: u32,
-        batch: &mut Batch,
+        batch: &mut Batch<'_>,
     ) -> bool {
-        let (Some(first), Some((to, ended))) = (batch.first(), batch.last()) else { return true };
+        let [first, ..] = batch.entries() else { return true };
+        let [.., last] = batch.entries() else { return true };
+        let (to, ended) = (last.position, last.is_end());
         if self.phase != Phase::Open
             || !self.out.is_empty()
             || self.subs.len() != 1
@@ -287,7 +289,7 @@ impl Inner {
             Ok(written) => {
                 sub.subscription.advance(to, ended);
                 self.written_at = worker.tick();
-                worker.metrics.delivered(batch.items.len(), bytes.len());
+                worker.metrics.delivered(batch.entries().len(), bytes.len());
                 if written < bytes.len() {
                     self.out.push(bytes.slice(written..));
                     self.wake();
