@@ -421,8 +421,10 @@ impl Wakes {
         }
     }
 
-    fn wake(self) {
-        self.few.into_iter().take(self.few_len).flatten().chain(self.more).for_each(Waker::wake);
+    fn wake(mut self) {
+        let few = self.few.get_mut(..self.few_len).unwrap_or_default();
+        few.iter_mut().filter_map(Option::take).for_each(Waker::wake);
+        self.more.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -29,6 +29,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::body::{cut, too_slow};
 use super::entries::{Entries, Refusal};
+use crate::driver::wake;
 use crate::problem::Problem;
 
 /// Results that are collected while there is more to publish at once.
@@ -150,6 +151,26 @@ where
             is_waiting: false,
             timer: Box::pin(sleep(body_timeout)),
         }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        while self.turn < TURN_ENTRIES && self.out.len() < FLUSH_BYTES {
+            match self.step(cx) {
+                Step::Went => {}
+                Step::Done if self.out.is_empty() => return Poll::Ready(None),
+                Step::Waits if self.out.is_empty() => {
+                    self.turn = 0;
+                    return Poll::Pending;
+                }
+                Step::Done | Step::Waits => return self.flush(),
+            }
+        }
+        if !self.out.is_empty() {
+            return self.flush();
+        }
+        self.turn = 0;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn step(&mut self, cx: &mut Context<'_>) -> Step {
@@ -298,23 +319,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
-        while this.turn < TURN_ENTRIES && this.out.len() < FLUSH_BYTES {
-            match this.step(cx) {
-                Step::Went => {}
-                Step::Done if this.out.is_empty() => return Poll::Ready(None),
-                Step::Waits if this.out.is_empty() => {
-                    this.turn = 0;
-                    return Poll::Pending;
-                }
-                Step::Done | Step::Waits => return this.flush(),
-            }
-        }
-        if !this.out.is_empty() {
-            return this.flush();
-        }
-        this.turn = 0;
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        wake::together(|| this.poll(cx))
     }
 }
 

@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tidegate_broker::{From, Page, Read, Reply, Unavailable};
@@ -15,6 +16,7 @@ use tidegate_core::{ChannelName, Entry, SessionId};
 use super::client::Client;
 use super::forms::{Encoder, Form, Shared};
 use super::output::COMMIT_BYTES;
+use super::wake;
 use crate::server::EndOnPanic;
 use crate::transport::poll::Waiter;
 use crate::worker::Worker;
@@ -92,9 +94,11 @@ impl<'a> Batch<'a> {
 pub async fn run(worker: Rc<Worker>) {
     let _guard = EndOnPanic;
     let mut spare = Vec::new();
+    let waker = poll_fn(|cx| Poll::Ready(wake::holdable(cx.waker()))).await;
     loop {
-        // Cancel safe: nothing is taken before it is ready.
-        let drained = poll_fn(|cx| worker.inbox.poll_drain(cx, &mut spare)).await;
+        // A task's waker is the same at each poll. Cancel safe: nothing is taken before it is ready.
+        let mut inbox = Context::from_waker(&waker);
+        let drained = poll_fn(|_| worker.inbox.poll_drain(&mut inbox, &mut spare)).await;
         worker.is_hub_idle.set(false);
         worker.metrics.hub_turns.inc();
         let effects = worker.hub.borrow_mut().handle(drained);

@@ -6,4 +6,5 @@ pub mod client;
 pub mod forms;
 pub mod hub;
 pub mod output;
+pub mod wake;
 pub mod wheel;
