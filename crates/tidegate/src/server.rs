@@ -96,6 +96,7 @@ pub fn run(config: &Arc<Config>) -> Result<(), Error> {
         draining: AtomicBool::new(false),
         commands,
         metrics: (0..workers).map(|_| Arc::new(WorkerMetrics::default())).collect(),
+        compressed: Arc::default(),
     });
 
     let mut threads = Vec::new();

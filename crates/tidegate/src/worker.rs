@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{Access, Config, OutboxPolicy};
 use crate::connection::http1::{self, Connection};
 use crate::driver::client::Client;
+use crate::driver::compressed::Compressed;
 use crate::driver::forms::{Encoder, Shared};
 use crate::driver::hub::{self, Subscriber};
 use crate::driver::wheel::{self, Wheel};
@@ -51,6 +52,8 @@ pub struct Gateway {
     pub commands: Vec<mpsc::Sender<Command>>,
     /// What each worker counts.
     pub metrics: Vec<Arc<WorkerMetrics>>,
+    /// What the workers have compressed.
+    pub compressed: Arc<Compressed>,
 }
 
 impl Gateway {
@@ -185,7 +188,7 @@ impl Worker {
             hub: RefCell::default(),
             metrics,
             gateway: Arc::clone(gateway),
-            encoder: RefCell::default(),
+            encoder: RefCell::new(Encoder::new(Arc::clone(&gateway.compressed))),
             inflaters: RefCell::new(InflaterPool::new()),
             scratch: Cell::new(vec![0; SCRATCH_BYTES]),
             clients: RefCell::default(),

@@ -26,7 +26,7 @@ const TAIL_AND_END: [u8; 6] = [0x00, 0x00, 0xFF, 0xFF, 0x03, 0x00];
 const HISTORY_LEN_MAX: usize = 4096;
 
 /// Shorter messages are sent as they are: deflate adds a byte or two to most of them.
-const COMPRESSED_LEN_MIN: usize = 24;
+pub const COMPRESSED_LEN_MIN: usize = 24;
 
 /// First allocation for inflated bytes; doubled as they come.
 const OUTPUT_STEP: usize = 16 * 1024;

@@ -19,7 +19,9 @@ mod mask;
 mod utf8;
 
 pub use decoder::{Decoder, Event, Limits, ProtocolError};
-pub use deflate::{DeflateError, Deflater, DeflaterPool, InflaterPool, SharedDeflater};
+pub use deflate::{
+    COMPRESSED_LEN_MIN, DeflateError, Deflater, DeflaterPool, InflaterPool, SharedDeflater,
+};
 pub use extension::{AnswerError, DeflateOffer, DeflateParams, DeflatePolicy, accept, check};
 pub use mask::mask;
 

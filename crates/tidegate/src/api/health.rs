@@ -78,6 +78,7 @@ mod tests {
             draining: AtomicBool::new(false),
             commands: Vec::new(),
             metrics: Vec::new(),
+            compressed: Arc::default(),
         };
         assert_eq!(ready(&gateway).unwrap().status(), 200);
         gateway.draining.store(true, Ordering::Relaxed);

@@ -13,8 +13,10 @@ use tidegate_core::envelope::json;
 use tidegate_core::outbox::Weight;
 use tidegate_core::subscription::{self, Item};
 use tidegate_core::{ChannelName, Entry, Gap, PayloadKind, Position};
-use tidegate_wire::websocket::{self, Kind, SharedDeflater};
+use tidegate_wire::websocket::{COMPRESSED_LEN_MIN, Kind, SharedDeflater, encode};
 use tidegate_wire::{ndjson, sse};
+
+use super::compressed::Compressed;
 
 /// How a stream's entries look, HTTP's chunk framing apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,14 +71,9 @@ pub struct Shared(pub Rc<Encoded>);
 #[derive(Debug)]
 pub struct Encoder {
     deflater: SharedDeflater,
+    /// What this worker and the others have compressed.
+    compressed: Arc<Compressed>,
     scratch: Vec<u8>,
-}
-
-impl Default for Encoder {
-    fn default() -> Self {
-        // Level 1 costs least, and small messages that stand alone gain little from more.
-        Self { deflater: SharedDeflater::new(1), scratch: Vec::new() }
-    }
 }
 
 impl Shared {
@@ -141,28 +138,30 @@ impl Item for Shared {
 }
 
 impl Encoder {
+    /// An encoder of a worker that shares `compressed` with the others.
+    #[must_use]
+    pub fn new(compressed: Arc<Compressed>) -> Self {
+        // Level 1 costs least, and small messages that stand alone gain little from more.
+        Self { deflater: SharedDeflater::new(1), compressed, scratch: Vec::new() }
+    }
+
     /// Several entries as one piece, and as one chunk where there are chunks.
     #[must_use]
     pub fn batch(&mut self, entries: &[Arc<Entry>], form: Form) -> Bytes {
         let mut out = Vec::with_capacity(entries.iter().map(Weight::weight).sum());
-        self.write(entries.iter().map(Arc::as_ref), form, &mut out);
+        self.write(entries, form, &mut out);
         out.into()
     }
 
-    fn encode(&mut self, entry: &Entry, form: Form) -> Bytes {
+    fn encode(&mut self, entry: &Arc<Entry>, form: Form) -> Bytes {
         let mut out = Vec::with_capacity(entry.weight());
-        self.write(std::iter::once(entry), form, &mut out);
+        self.write(std::slice::from_ref(entry), form, &mut out);
         out.into()
     }
 
-    fn write<'a>(
-        &mut self,
-        entries: impl Iterator<Item = &'a Entry>,
-        form: Form,
-        out: &mut Vec<u8>,
-    ) {
+    fn write(&mut self, entries: &[Arc<Entry>], form: Form, out: &mut Vec<u8>) {
         if matches!(form.format, Format::Ws | Format::WsJson) {
-            entries.for_each(|entry| self.write_websocket(entry, form, out));
+            entries.iter().for_each(|entry| self.write_websocket(entry, form, out));
             return;
         }
         self.scratch.clear();
@@ -182,8 +181,7 @@ impl Encoder {
         self.scratch.shrink_to(64 << 10);
     }
 
-    fn write_websocket(&mut self, entry: &Entry, form: Form, out: &mut Vec<u8>) {
-        let is_deflated = form.framing == Framing::Deflated;
+    fn write_websocket(&mut self, entry: &Arc<Entry>, form: Form, out: &mut Vec<u8>) {
         let (kind, payload): (Kind, &[u8]) = if form.format == Format::WsJson {
             self.scratch.clear();
             json::write_entry(entry, &mut self.scratch);
@@ -196,7 +194,16 @@ impl Encoder {
             };
             (kind, &publication.payload.bytes)
         };
-        write_message(kind, payload, is_deflated.then_some(&mut self.deflater), out);
+        let is_deflated = form.framing == Framing::Deflated && payload.len() >= COMPRESSED_LEN_MIN;
+        let deflated = is_deflated.then(|| {
+            let deflater = &mut self.deflater;
+            let make = || deflater.deflate(payload).map(Bytes::copy_from_slice);
+            self.compressed.get_or_make(entry, form.format, make)
+        });
+        match deflated.flatten() {
+            Some(deflated) => encode::compressed_message(kind, &deflated, out),
+            None => encode::message(kind, payload, out),
+        }
     }
 
     /// An entry of one of several channels: the shared form, with the joined cursor in it.
@@ -280,7 +287,10 @@ impl Encoder {
         match form.format {
             Format::Ws | Format::WsJson => {
                 let deflater = (form.framing == Framing::Deflated).then_some(&mut self.deflater);
-                write_message(Kind::Text, &inner, deflater, &mut out);
+                match deflater.and_then(|it| it.deflate(&inner)) {
+                    Some(deflated) => encode::compressed_message(Kind::Text, deflated, &mut out),
+                    None => encode::message(Kind::Text, &inner, &mut out),
+                }
             }
             Format::Ndjson => {
                 inner.push(b'\n');
@@ -306,18 +316,6 @@ fn wrap(framing: Framing, bytes: &[u8], out: &mut Vec<u8>) {
     match framing {
         Framing::Unchunked => out.extend_from_slice(bytes),
         Framing::Plain | Framing::Deflated => ndjson::write_chunk(out, bytes),
-    }
-}
-
-fn write_message(
-    kind: Kind,
-    payload: &[u8],
-    deflater: Option<&mut SharedDeflater>,
-    out: &mut Vec<u8>,
-) {
-    match deflater.and_then(|it| it.deflate(payload)) {
-        Some(deflated) => websocket::encode::compressed_message(kind, deflated, out),
-        None => websocket::encode::message(kind, payload, out),
     }
 }
 
@@ -354,4 +352,72 @@ fn write_sse_end(entry: &Entry, resume: &[u8], out: &mut Vec<u8>) {
     let mut data = Vec::new();
     json::write_end_object(&entry.channel, entry.position, &mut data);
     sse::write_event(out, Some(resume), Some("tidegate-end"), &data);
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_core::{Body, Epoch, Payload, Publication, Timestamp};
+
+    use super::*;
+
+    fn entry(offset: u64, text: &str) -> Arc<Entry> {
+        let payload = Payload::from_text(text.into());
+        let publication = Publication { payload, event: None, user: None, origin: None };
+        Arc::new(Entry {
+            channel: ChannelName::parse("a").unwrap(),
+            position: Position { epoch: Epoch::new(1), offset },
+            prev: offset - 1,
+            time: Timestamp(0),
+            body: Body::Publication(publication),
+        })
+    }
+
+    const DEFLATED: Form = Form { format: Format::Ws, framing: Framing::Deflated };
+
+    #[test]
+    fn a_message_is_compressed_once_for_all_workers() {
+        let entries: Vec<_> =
+            (1..=200).map(|offset| entry(offset, &format!("{offset} ").repeat(50))).collect();
+        let compressed = Arc::new(Compressed::default());
+        let batches: Vec<Bytes> = std::thread::scope(|scope| {
+            let worker = || Encoder::new(Arc::clone(&compressed)).batch(&entries, DEFLATED);
+            let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
+            workers.into_iter().map(|it| it.join().unwrap()).collect()
+        });
+        assert_eq!(compressed.made(), 200);
+        assert!(batches.iter().all(|it| *it == batches[0]));
+        let one = Shared::new(Arc::clone(&entries[7]));
+        let mut encoder = Encoder::new(Arc::clone(&compressed));
+        let alone = one.bytes(DEFLATED, &mut encoder);
+        assert_eq!(compressed.made(), 200, "nor where it goes alone");
+        let json = Form { format: Format::WsJson, ..DEFLATED };
+        assert_ne!(one.bytes(json, &mut encoder), alone, "another format is another message");
+        assert_eq!(compressed.made(), 201);
+    }
+
+    #[test]
+    fn what_can_not_be_kept_is_right_all_the_same() {
+        let compressed = Arc::new(Compressed::default());
+        let mut encoder = Encoder::new(Arc::clone(&compressed));
+        let large = entry(1, &"tide".repeat(400_000));
+        let first = encoder.batch(std::slice::from_ref(&large), DEFLATED);
+        assert_eq!(encoder.batch(&[large], DEFLATED), first);
+        assert_eq!(compressed.made(), 2);
+        // Of the same place, one after the other.
+        let (one, other) = (entry(1, &"one ".repeat(40)), entry(1, &"other ".repeat(40)));
+        let alone = encoder.batch(std::slice::from_ref(&one), DEFLATED);
+        let both = encoder.batch(&[Arc::clone(&other), one], DEFLATED);
+        assert!(both.ends_with(&alone) && !both.starts_with(&alone));
+    }
+
+    #[test]
+    fn a_form_is_made_once_per_worker() {
+        let mut encoder = Encoder::new(Arc::default());
+        let shared = Shared::new(entry(1, "a"));
+        for format in [Format::Ws, Format::Sse, Format::Ndjson, Format::WsJson, Format::SseJson] {
+            let form = Form { format, framing: Framing::Plain };
+            let bytes = shared.bytes(form, &mut encoder);
+            assert_eq!(shared.bytes(form, &mut encoder).as_ptr(), bytes.as_ptr(), "{form:?}");
+        }
+    }
 }

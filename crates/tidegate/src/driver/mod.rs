@@ -3,6 +3,7 @@
 //! Nothing outside this folder writes to a stream's socket; nothing in it knows HTTP.
 
 pub mod client;
+pub mod compressed;
 pub mod forms;
 pub mod hub;
 pub mod output;
