@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tidegate_core::envelope::json;
 use tidegate_core::outbox::Weight;
 use tidegate_core::subscription::{self, Item};
-use tidegate_core::{ChannelName, Entry, Gap, PayloadKind, Position};
+use tidegate_core::{ChannelName, Cursor, Entry, Gap, PayloadKind, Position};
 use tidegate_wire::websocket::{COMPRESSED_LEN_MIN, Kind, SharedDeflater, encode};
 use tidegate_wire::{ndjson, sse};
 
@@ -207,13 +207,13 @@ impl Encoder {
     }
 
     /// An entry of one of several channels: the shared form, with the joined cursor in it.
-    pub fn joined(&mut self, entry: &Entry, form: Form, joined: &[u8]) -> Bytes {
-        let mut inner = Vec::with_capacity(entry.weight() + joined.len());
+    pub fn joined(&mut self, entry: &Entry, form: Form, resume: &[Cursor]) -> Bytes {
+        let mut inner = Vec::with_capacity(entry.weight() + json::resume_len(resume.len()));
         match form.format {
-            Format::Sse | Format::SseJson => write_sse_json(entry, joined, &mut inner),
+            Format::Sse | Format::SseJson => write_sse_json(entry, &joined(resume), &mut inner),
             Format::Ndjson | Format::WsJson | Format::Ws => {
                 json::write_entry(entry, &mut inner);
-                add_resume(joined, &mut inner);
+                add_resume(resume, &mut inner);
             }
         }
         self.finish(form, inner)
@@ -224,20 +224,19 @@ impl Encoder {
         &mut self,
         channel: &ChannelName,
         gap: &Gap,
-        resume: &[u8],
+        resume: &[Cursor],
         form: Form,
-        is_joined: bool,
     ) -> Bytes {
         let mut inner = Vec::new();
         match form.format {
             Format::Sse | Format::SseJson => {
                 let mut data = Vec::new();
                 json::write_gap_object(channel, gap, &mut data);
-                sse::write_event(&mut inner, Some(resume), Some("tidegate-gap"), &data);
+                sse::write_event(&mut inner, Some(&joined(resume)), Some("tidegate-gap"), &data);
             }
             Format::Ndjson | Format::WsJson => {
                 json::write_gap(channel, gap, &mut inner);
-                if is_joined {
+                if resume.len() > 1 {
                     add_resume(resume, &mut inner);
                 }
             }
@@ -331,11 +330,17 @@ fn write_sse(entry: &Entry, out: &mut Vec<u8>) {
 }
 
 /// The joined cursor of a stream of several channels, as the last member of an object.
-fn add_resume(joined: &[u8], out: &mut Vec<u8>) {
+fn add_resume(resume: &[Cursor], out: &mut Vec<u8>) {
     out.pop();
-    for part in [b",\"resume\":\"".as_slice(), joined, b"\"}"] {
-        out.extend_from_slice(part);
-    }
+    json::write_resume(resume, out);
+}
+
+/// Cursors as they are told where there is one place for all.
+#[must_use]
+pub fn joined(resume: &[Cursor]) -> Vec<u8> {
+    let mut joined = Vec::with_capacity(json::resume_len(resume.len()));
+    json::write_joined(resume, &mut joined);
+    joined
 }
 
 /// The JSON form as an event, which names the event itself.

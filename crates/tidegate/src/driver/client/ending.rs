@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tidegate_wire::websocket::{close, encode};
 
 use super::{CLOSE_TICKS, Cause, Closing, Inner, Phase, Wait};
-use crate::driver::forms::{Encoder, last_chunk};
+use crate::driver::forms::{Encoder, joined, last_chunk};
 use crate::driver::wheel;
 use crate::problem::Code;
 use crate::worker::Worker;
@@ -132,7 +132,9 @@ impl Inner {
             Cause::Peer(_) => String::new(),
             Cause::Refused(_, reason) => reason.clone(),
             Cause::Problem(code) if self.subs.len() != 1 => code.as_str().into(),
-            _ if self.subs.len() == 1 => String::from_utf8(self.resume()).unwrap_or_default(),
+            _ if self.subs.len() == 1 => {
+                String::from_utf8(joined(&self.resume())).unwrap_or_default()
+            }
             _ => String::new(),
         };
         let mut frame = Vec::new();

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use tidegate_broker::{Page, Reply, Unavailable};
 use tidegate_core::subscription::{Mode, Offered, Step};
-use tidegate_core::{GapReason, Policy, Position};
+use tidegate_core::{Cursor, GapReason, Policy, Position};
 use tokio::io::AsyncWrite;
 
 use super::input::pong;
@@ -216,23 +216,15 @@ impl Inner {
                     drop(encoder);
                     return self.close(worker, Cause::Gap, Wait::Nothing);
                 }
-                let is_joined = self.subs.len() > 1;
-                let piece = encoder.gap(&sub.channel, &gap, &self.resume(), form, is_joined);
+                let piece = encoder.gap(&sub.channel, &gap, &self.resume(), form);
                 self.out.push(piece);
             }
         }
     }
 
-    /// The cursor to resume from: one per channel, joined by dots.
-    pub(super) fn resume(&self) -> Vec<u8> {
-        let mut joined = Vec::with_capacity(26 * self.subs.len());
-        for sub in &self.subs {
-            if !joined.is_empty() {
-                joined.push(b'.');
-            }
-            sub.subscription.resume().cursor(&sub.channel).write(&mut joined);
-        }
-        joined
+    /// Where to resume, a cursor per channel.
+    pub(super) fn resume(&self) -> Vec<Cursor> {
+        self.subs.iter().map(|it| it.subscription.resume().cursor(&it.channel)).collect()
     }
 
     pub(super) fn deliver(&mut self, worker: &Worker, index: u32, batch: &mut Batch<'_>) {
