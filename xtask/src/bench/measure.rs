@@ -166,19 +166,15 @@ impl Measured {
         median(self.rounds.iter().filter_map(|round| round.baseline(metric)).collect())
     }
 
-    /// The median, over the rounds, of the group's figure against that round's baseline.
+    /// The group's figure against the baseline's, median against median. A median of each round's
+    /// ratio would be hit twice as often by what befalls a single measurement.
     pub(crate) fn ratio(&self, label: &str) -> Option<f64> {
-        let ratio =
-            |round: &Round| Some(round.figure(label, self.metric)? / round.baseline(self.metric)?);
-        median(self.rounds.iter().filter_map(ratio).collect())
+        Some(self.figure(label, self.metric)? / self.baseline(self.metric)?)
     }
 
-    /// The median, over the rounds, of one server's figure against another's.
+    /// One server's figure against another's, median against median.
     pub(crate) fn against(&self, label: &str, other: &str) -> Option<f64> {
-        let ratio = |round: &Round| {
-            Some(round.figure(label, self.metric)? / round.figure(other, self.metric)?)
-        };
-        median(self.rounds.iter().filter_map(ratio).collect())
+        Some(self.figure(label, self.metric)? / self.figure(other, self.metric)?)
     }
 }
 
@@ -214,18 +210,22 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_taken_within_a_round_and_medians_over_them() {
+    fn a_ratio_is_of_medians() {
         let rounds = vec![
-            round(1.0, 2.0, 4.0, 1.0),
-            // A slow spell: everything costs ten times as much, ratios are what they were.
+            round(1.0, 2.0, 9.0, 1.0),
+            // A slow spell: everything costs ten times as much.
             round(10.0, 20.0, 40.0, 10.0),
-            round(1.0, 3.0, 3.0, 3.0),
+            round(1.0, 2.0, 4.0, 1.0),
+            // Single measurements that went wrong, each of another server.
+            round(1.0, 9.0, 4.0, 1.0),
+            round(1.0, 2.0, 4.0, 3.0),
         ];
         let labels = vec!["ours", "theirs", "absent"];
         let group = Measured { name: String::new(), metric: "cost", labels, rounds, dropped: 0 };
+        assert_eq!(group.figure("ours", "cost"), Some(2.0));
+        assert_eq!(group.figure("theirs", "cost"), Some(4.0));
         assert_eq!(group.ratio("ours"), Some(2.0));
         assert_eq!(group.against("ours", "theirs"), Some(0.5));
-        assert_eq!(group.figure("ours", "cost"), Some(3.0));
         assert_eq!(group.ratio("absent"), None);
     }
 

@@ -1,7 +1,7 @@
 //! What is measured, and what it must show: the loads, their sizes, the targets.
 //!
-//! All targets are upper bounds. Ratios are taken within a round, against the baseline or the peer
-//! that ran beside; medians are taken over the rounds.
+//! All targets are upper bounds. Each round runs every server, between two runs of the baseline;
+//! ratios are of medians over the rounds.
 
 use serde_json::Value;
 
@@ -98,7 +98,7 @@ impl Scenario {
     /// How often a group is repeated: memory jitters less than time.
     pub(crate) fn rounds(self) -> usize {
         match self {
-            Scenario::Fanout | Scenario::Echo | Scenario::Latency => 5,
+            Scenario::Fanout | Scenario::Echo | Scenario::Latency => 7,
             Scenario::Idle | Scenario::Slow => 3,
             Scenario::Codec => 1,
         }
@@ -178,9 +178,9 @@ impl Scenario {
 
 fn fanout(is_quick: bool) -> Vec<Group> {
     let group = |subscribers: u64, width: u64, writes: &str| {
-        // About 1 million deliveries where each costs a send, 6 million where sends are shared.
-        let short = if is_quick { 4 } else { 1 };
-        let slow = (600_000 / subscribers / short).max(10);
+        // Half a million deliveries where each costs a send, 4 million where sends are shared.
+        let short = if is_quick { 3 } else { 1 };
+        let slow = (400_000 / subscribers / short).max(10);
         let fast = if width == 1 { slow } else { slow * 10 };
         let job = |label, server, wire: &str, count: u64| Job {
             label,
