@@ -47,8 +47,9 @@ impl Outcome {
         missed
             .map(|it| {
                 let seen = it.seen.map_or_else(|| "not measured".to_owned(), figure);
-                let (name, at_most) = (self.scenario.name(), figure(it.at_most));
-                format!("{name}: {}: {seen}, at most {at_most}", it.claim)
+                let bound =
+                    it.at_most.map_or_else(String::new, |it| format!(", at most {}", figure(it)));
+                format!("{}: {}: {seen}{bound}", self.scenario.name(), it.claim)
             })
             .collect()
     }
@@ -236,8 +237,12 @@ fn section(page: &mut String, report: &Value) -> anyhow::Result<()> {
         let seen = seen.map_or_else(|| "not measured".to_owned(), figure);
         let at_most = target.get("at_most").and_then(Value::as_f64).map(figure);
         let met = target.get("met").and_then(Value::as_bool) == Some(true);
+        let mark = match (met, &at_most) {
+            (true, Some(_)) => "met",
+            (true, None) => "reported",
+            (false, _) => "**missed**",
+        };
         let (claim, at_most) = (text(target, "claim"), at_most.unwrap_or_default());
-        let mark = if met { "met" } else { "**missed**" };
         writeln!(page, "| {} | {at_most} | {seen} | {mark} |", claim.unwrap_or_default())?;
     }
     for group in array(report, "groups") {
