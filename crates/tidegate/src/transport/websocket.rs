@@ -10,8 +10,8 @@ use tidegate_wire::websocket::DeflatePolicy;
 use tidegate_wire::websocket::handshake::{self, Accepted, Headers, Refusal};
 
 use super::Wire;
+use super::begin::{Begun, begin};
 use super::request::SubscribeRequest;
-use super::stream::{Begun, begin};
 use crate::config::Class;
 use crate::driver::client::{Stream, WebSocketStart};
 use crate::driver::forms::{Form, Format, Framing};
