@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
@@ -16,6 +16,9 @@ const BACKLOG: i32 = 4096;
 
 /// After an error that is not the connection's own, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How often such an error is logged, while it lasts.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Opens a listener on `address`.
 ///
@@ -61,6 +64,7 @@ async fn accept(
     listener: tokio::net::TcpListener,
     mut stop: watch::Receiver<bool>,
 ) {
+    let mut warned_at: Option<Instant> = None;
     loop {
         // Cancel safe: a connection is taken or still in the backlog.
         let accepted = tokio::select! {
@@ -71,7 +75,11 @@ async fn accept(
             Ok((stream, peer)) => dispatch(&gateway, stream, peer).await,
             Err(error) if is_the_connections_own(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "accept failed");
+                // It lasts for as long as peers hold what is short.
+                if warned_at.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
+                    tracing::warn!(%error, "accept failed");
+                    warned_at = Some(Instant::now());
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -9,6 +9,7 @@ pub mod driver;
 pub mod metrics;
 pub mod origin;
 pub mod problem;
+pub mod refusals;
 pub mod router;
 pub mod server;
 pub mod trace;

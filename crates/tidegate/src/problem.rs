@@ -392,20 +392,6 @@ impl Problem {
         }
     }
 
-    /// Logs it under a new instance, which its body then names: our faults as errors, others as
-    /// information.
-    #[must_use]
-    pub fn log(&self) -> u128 {
-        let instance = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
-        let (status, code) = (self.status.as_u16(), self.code.as_str());
-        if self.code == Code::Internal {
-            tracing::error!(instance = urn(instance), status, code, detail = self.detail, "failed");
-        } else {
-            tracing::info!(instance = urn(instance), status, code, detail = self.detail, "refused");
-        }
-        instance
-    }
-
     /// When to try again, in whole seconds, rounded up.
     #[must_use]
     pub fn retry_after_seconds(&self) -> Option<u64> {

@@ -20,6 +20,7 @@ use crate::config::Admin;
 use crate::driver::client::Stream;
 use crate::origin::{self, Verdict};
 use crate::problem::Problem;
+use crate::refusals::Refusals;
 use crate::transport::request::SubscribeRequest;
 use crate::transport::{self, Wire};
 use crate::worker::Worker;
@@ -63,7 +64,7 @@ pub async fn answer(worker: &Rc<Worker>, request: Request) -> Answer {
     let mut response = match answered {
         Ok(Answer::Stream(stream)) => return Answer::Stream(stream),
         Ok(Answer::Response(response)) => response,
-        Err(problem) => problem_response(&problem, version),
+        Err(problem) => problem_response(&worker.refusals, &problem, version),
     };
     origin::apply(&verdict, response.headers_mut());
     if is_head {
@@ -78,8 +79,8 @@ pub async fn answer(worker: &Rc<Worker>, request: Request) -> Answer {
 
 /// A problem as a response; its instance is in the log too.
 #[must_use]
-pub fn problem_response(problem: &Problem, version: Version) -> Response {
-    let instance = problem.log();
+pub fn problem_response(refusals: &Refusals, problem: &Problem, version: Version) -> Response {
+    let instance = refusals.log(problem);
     let mut response = http::Response::new(full(problem.to_json(instance)));
     *response.status_mut() = problem.status;
     let headers = response.headers_mut();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -16,6 +17,7 @@ use crate::accept;
 use crate::config::{Admin, Config};
 use crate::connection;
 use crate::metrics::WorkerMetrics;
+use crate::refusals::Refusals;
 use crate::worker::{self, Command, Gateway};
 
 /// Entries and bytes that wait for one worker; beyond, it reads the log (DESIGN 8).
@@ -136,9 +138,14 @@ async fn control_loop(
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut tasks = tokio::task::JoinSet::new();
+    let refusals = Rc::new(Refusals::default());
     if let Some(listener) = admin {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        tasks.spawn_local(connection::admin::serve(Arc::clone(gateway), listener));
+        tasks.spawn_local(connection::admin::serve(
+            Arc::clone(gateway),
+            Rc::clone(&refusals),
+            listener,
+        ));
     }
     loop {
         // Cancel safe: signals and ticks are kept until they are received.
@@ -146,7 +153,10 @@ async fn control_loop(
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => tracing::warn!("SIGHUP: reloading is not in this version yet"),
-            _ = sweep.tick() => memory.sweep(),
+            _ = sweep.tick() => {
+                memory.sweep();
+                refusals.turn();
+            }
         }
     }
     let within = gateway.config.drain;
@@ -169,6 +179,7 @@ async fn control_loop(
     };
     let _ = tokio::time::timeout(within + Duration::from_secs(1), workers_done).await;
     tasks.shutdown().await;
+    refusals.turn();
     Ok(())
 }
 

@@ -30,6 +30,7 @@ use crate::driver::hub::{self, Subscriber};
 use crate::driver::wheel::{self, Wheel};
 use crate::metrics::WorkerMetrics;
 use crate::problem::{Code, Problem};
+use crate::refusals::Refusals;
 use crate::transport::Wire;
 
 /// Bytes that one read can bring; all clients of a worker share the buffer. A message that a read cuts
@@ -113,6 +114,8 @@ pub struct Worker {
     pub hub: RefCell<Hub<Subscriber>>,
     /// What is counted here.
     pub metrics: Arc<WorkerMetrics>,
+    /// What is logged of who is refused here.
+    pub refusals: Refusals,
     /// What all workers share.
     pub gateway: Arc<Gateway>,
     /// What encoding needs.
@@ -187,6 +190,7 @@ impl Worker {
             inbox,
             hub: RefCell::default(),
             metrics,
+            refusals: Refusals::default(),
             gateway: Arc::clone(gateway),
             encoder: RefCell::new(Encoder::new(Arc::clone(&gateway.compressed))),
             inflaters: RefCell::new(InflaterPool::new()),
@@ -230,7 +234,9 @@ impl Worker {
         match tokio::net::TcpStream::from_std(stream) {
             Ok(stream) => http1::start(self, stream, peer),
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be registered");
+                if self.refusals.has_room(Code::Internal) {
+                    tracing::warn!(%error, "a connection could not be registered");
+                }
                 self.metrics.closed();
             }
         }
@@ -241,7 +247,10 @@ impl Worker {
     fn turn_wheel(&self, due: &mut Vec<(u32, u32)>) {
         let ticks = self.started.elapsed().as_millis() / wheel::TICK.as_millis();
         let now = u32::try_from(ticks).unwrap_or(u32::MAX);
-        self.tick.set(now);
+        let before = self.tick.replace(now);
+        if now / wheel::TICKS_PER_SECOND != before / wheel::TICKS_PER_SECOND {
+            self.refusals.turn();
+        }
         self.wheel.borrow_mut().turn(now, due);
         for (key, asked_at) in due.drain(..) {
             let client = self.clients.borrow().get(key as usize).map(Rc::clone);
@@ -576,6 +585,7 @@ impl Worker {
                 connection.drain();
             }
         }
+        self.refusals.turn();
     }
 
     fn open_connections(&self) -> Vec<Rc<Connection>> {

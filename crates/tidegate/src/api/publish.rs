@@ -56,7 +56,7 @@ pub async fn publish(
     }
     let bytes = match body::read(request_body, &worker.config.http).await {
         Ok(bytes) => bytes,
-        Err(problem) => return Ok(closing(&problem, version)),
+        Err(problem) => return Ok(closing(worker, &problem, version)),
     };
     let is_lone_end = bytes.is_empty() && terms.ends;
     if is_lone_end && terms.event.is_some() {
@@ -130,6 +130,10 @@ impl Sink for Rc<Worker> {
         Ok(Worker::publish(self, command.into_draft(publisher)))
     }
 
+    fn log(&self, problem: &Problem) -> u128 {
+        self.refusals.log(problem)
+    }
+
     fn is_draining(&self) -> bool {
         Worker::is_draining(self)
     }
@@ -146,8 +150,8 @@ fn nobody() -> Arc<str> {
 }
 
 /// A problem whose request was not read to its end: the connection can't be used again.
-fn closing(problem: &Problem, version: Version) -> Response {
-    let mut response = problem_response(problem, version);
+fn closing(worker: &Worker, problem: &Problem, version: Version) -> Response {
+    let mut response = problem_response(&worker.refusals, problem, version);
     if version <= Version::HTTP_11 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -47,6 +47,9 @@ pub(super) trait Sink {
     /// The refusal, where the broker was not even asked.
     fn publish(&self, command: PublishCommand) -> Result<Outcome, Problem>;
 
+    /// Logs a refusal, under the instance that its body is to name.
+    fn log(&self, problem: &Problem) -> u128;
+
     /// Whether this node goes down.
     fn is_draining(&self) -> bool;
 }
@@ -288,7 +291,7 @@ where
 
     fn refuse(&mut self, problem: Problem) {
         let problem = problem.with_index(self.index);
-        let instance = problem.log();
+        let instance = self.sink.log(&problem);
         self.out.extend_from_slice(&problem.to_json(instance));
         self.out.push(b'\n');
         self.failed += 1;
@@ -382,6 +385,10 @@ mod tests {
                 tokio::task::yield_now().await;
                 outcome
             })))
+        }
+
+        fn log(&self, _: &Problem) -> u128 {
+            0
         }
 
         fn is_draining(&self) -> bool {

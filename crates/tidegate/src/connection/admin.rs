@@ -1,6 +1,7 @@
 //! The admin listener: `/metrics`, `/healthz`, `/readyz`, on the control runtime (CONTRACT 12).
 
 use std::convert::Infallible;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::api::health;
 use crate::problem::Problem;
+use crate::refusals::Refusals;
 use crate::router::{Response, problem_response};
 use crate::worker::Gateway;
 
@@ -22,7 +24,7 @@ use crate::worker::Gateway;
 const CONNECTIONS_MAX: usize = 64;
 
 /// Serves until it is dropped.
-pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
+pub async fn serve(gateway: Arc<Gateway>, refusals: Rc<Refusals>, listener: TcpListener) {
     let mut connections = JoinSet::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -32,11 +34,11 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let gateway = Arc::clone(&gateway);
+        let (gateway, refusals) = (Arc::clone(&gateway), Rc::clone(&refusals));
         connections.spawn_local(async move {
             let service = service_fn(move |request| {
-                let gateway = Arc::clone(&gateway);
-                async move { Ok::<_, Infallible>(answer(&gateway, &request)) }
+                let (gateway, refusals) = (Arc::clone(&gateway), Rc::clone(&refusals));
+                async move { Ok::<_, Infallible>(answer(&gateway, &refusals, &request)) }
             });
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -51,7 +53,7 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
     }
 }
 
-fn answer(gateway: &Gateway, request: &http::Request<Incoming>) -> Response {
+fn answer(gateway: &Gateway, refusals: &Refusals, request: &http::Request<Incoming>) -> Response {
     let answered = match (request.method(), request.uri().path()) {
         (&(Method::GET | Method::HEAD), "/healthz") => health::live(),
         (&(Method::GET | Method::HEAD), "/readyz") => health::ready(gateway),
@@ -61,5 +63,5 @@ fn answer(gateway: &Gateway, request: &http::Request<Incoming>) -> Response {
         }
         _ => Err(Problem::not_found("the admin listener has /metrics, /healthz and /readyz")),
     };
-    answered.unwrap_or_else(|problem| problem_response(&problem, request.version()))
+    answered.unwrap_or_else(|problem| problem_response(refusals, &problem, request.version()))
 }

@@ -1,6 +1,6 @@
 //! What a peer may do to a connection, and what it is told when it does more (CONTRACT 2, 7, 14).
 
-use std::io::Read;
+use std::io::{BufRead as _, Read as _};
 use std::time::Instant;
 
 use super::common::{Answer, NDJSON, Peer, SOON, SSE, Server};
@@ -229,4 +229,42 @@ fn a_stream_has_one_host() {
             assert_eq!(peer.answer("GET").status, 400, "{hosts:?}");
         }
     }
+}
+
+/// The lines of a log that have `message`.
+fn logged(log: &str, message: &str) -> Vec<serde_json::Value> {
+    let lines = log.lines().filter_map(|it| serde_json::from_str::<serde_json::Value>(it).ok());
+    lines.filter(|it| it["message"] == message).collect()
+}
+
+#[test]
+fn a_flood_of_refusals_does_not_flood_the_log() {
+    const ENTRIES: usize = 3000;
+    let mut server = Server::dev();
+    let began = Instant::now();
+    let body = r#"{"channel":"*","data":1}"#.repeat(ENTRIES);
+    let mut peer = server.connect();
+    peer.send_request("POST", "/publish?quiet=1", "", &body);
+    assert_eq!(peer.head().status, 200);
+    let mut line = String::new();
+    while line != "0\r\n" {
+        line.clear();
+        peer.stream.read_line(&mut line).unwrap();
+        assert_ne!(line, "");
+    }
+    // One that is refused for another reason is not lost among them.
+    server.get("/nowhere").check_problem(404, "not_found", "/nowhere");
+    server.terminate();
+    let (_, log) = server.wait();
+    let windows = usize::try_from(began.elapsed().as_secs()).unwrap() + 2;
+
+    let refused = logged(&log, "refused");
+    let (flood, others): (Vec<_>, Vec<_>) =
+        refused.iter().partition(|it| it["code"] == "invalid_argument");
+    assert!(flood.len() <= 10 * windows, "{} lines in {windows} windows", flood.len());
+    assert_eq!((others.len(), &others[0]["code"]), (1, &"not_found".into()));
+    // And no refusal is lost to the sums.
+    let sums = logged(&log, "refused more than is logged");
+    let left_out: u64 = sums.iter().map(|it| it["left_out"].as_u64().unwrap()).sum();
+    assert_eq!(flood.len() + usize::try_from(left_out).unwrap(), ENTRIES);
 }
