@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tidegate_broker::memory::{MemoryBroker, MemoryConfig};
-use tidegate_broker::{Broker, Inbox, LogBounds, SinkId};
+use tidegate_broker::{Broker, Inbox, SinkId};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -63,10 +63,7 @@ pub fn run(config: &Arc<Config>) -> Result<(), Error> {
         key_window: config.broker.key_window,
         bounds: {
             let config = Arc::clone(config);
-            Arc::new(move |channel| {
-                let log = &config.channel(channel.as_str()).log;
-                LogBounds { messages: log.messages, bytes: log.bytes, age: log.age }
-            })
+            Arc::new(move |channel| config.channel(channel.as_str()).log)
         },
     }));
     let broker: Arc<dyn Broker> = Arc::clone(&memory) as Arc<dyn Broker>;

@@ -21,7 +21,7 @@ use tidegate_core::{
 use tidegate_wire::websocket::{InflaterPool, Limits};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{Access, Config, OutboxPolicy};
+use crate::config::{Access, Config};
 use crate::connection::http1::{self, Connection};
 use crate::driver::client::Client;
 use crate::driver::compressed::Compressed;
@@ -473,19 +473,13 @@ impl Worker {
     #[must_use]
     pub fn outbox_bounds(&self, channel: &ChannelName) -> OutboxBounds {
         let rule = self.config.channel(channel.as_str());
-        let policy = match rule.outbox.policy {
-            OutboxPolicy::Conflate => Policy::Conflate,
-            OutboxPolicy::Disconnect => Policy::Disconnect,
-            OutboxPolicy::DropOldest => Policy::DropOldest,
+        let mut bounds = rule.outbox;
+        bounds.bytes = bounds.bytes.min(self.config.http.max_outbox);
+        if bounds.policy == Policy::Spill && rule.log.messages == 0 {
             // Nothing to catch up from.
-            OutboxPolicy::Spill if rule.log.messages == 0 => Policy::DropOldest,
-            OutboxPolicy::Spill => Policy::Spill,
-        };
-        OutboxBounds {
-            messages: rule.outbox.messages.get(),
-            bytes: rule.outbox.bytes.min(self.config.http.max_outbox),
-            policy,
+            bounds.policy = Policy::DropOldest;
         }
+        bounds
     }
 
     /// Whether whoever has no token may subscribe to `channel`.

@@ -10,6 +10,8 @@ use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
 
+use tidegate_core::log::LogBounds;
+use tidegate_core::{OutboxBounds, Policy};
 use tracing::level_filters::LevelFilter;
 
 mod pattern;
@@ -168,9 +170,9 @@ pub struct ChannelRule {
     pub subscribe: Access,
     /// Who may publish; likewise.
     pub publish: Access,
-    /// What is kept.
+    /// What is kept: at least 1 byte, and for more than no time; 0 messages keep none.
     pub log: LogBounds,
-    /// What waits for a slow subscriber.
+    /// What waits for a slow subscriber: at least 1 message and 1 byte.
     pub outbox: OutboxBounds,
     /// Whether joins and leaves are told. Not yet: always false.
     pub presence: bool,
@@ -187,41 +189,6 @@ pub enum Access {
     Token,
     /// Nobody at all.
     Nobody,
-}
-
-/// What a log keeps; the first bound that is reached trims.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogBounds {
-    /// Publications; 0 keeps none.
-    pub messages: usize,
-    /// Bytes of payloads, at least 1.
-    pub bytes: usize,
-    /// Age, more than zero. An end is kept as long, whatever the other bounds.
-    pub age: Duration,
-}
-
-/// What waits for one subscription of a slow client. An empty outbox takes any one message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutboxBounds {
-    /// Messages.
-    pub messages: NonZeroUsize,
-    /// Bytes, at least 1.
-    pub bytes: usize,
-    /// What happens when it is full.
-    pub policy: OutboxPolicy,
-}
-
-/// What happens when an outbox is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutboxPolicy {
-    /// Forget the outbox and catch up from the log; without a log, as [`OutboxPolicy::DropOldest`].
-    Spill,
-    /// Drop the oldest, and tell a gap.
-    DropOldest,
-    /// Keep the newest of each event name.
-    Conflate,
-    /// Close the connection (1013).
-    Disconnect,
 }
 
 /// How far messages may be compressed (CONTRACT 10, BREACH).
@@ -329,11 +296,7 @@ impl ChannelRule {
             subscribe: Access::Token,
             publish: Access::Token,
             log: LogBounds { messages: 10_000, bytes: 4 << 20, age: Duration::from_secs(600) },
-            outbox: OutboxBounds {
-                messages: const { NonZeroUsize::new(1000).unwrap() },
-                bytes: 1 << 20,
-                policy: OutboxPolicy::Spill,
-            },
+            outbox: OutboxBounds { messages: 1000, bytes: 1 << 20, policy: Policy::Spill },
             presence: false,
             class: Class::default_for(Access::Token),
         }

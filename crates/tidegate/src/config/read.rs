@@ -2,6 +2,7 @@
 //! its default; then what holds between keys is checked. A mistake never stops the reading.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 
 use tracing::level_filters::LevelFilter;
 
@@ -11,7 +12,7 @@ use super::sources::{Flags, Overlay};
 use super::values::{self, COUNT_MAX};
 use super::{
     Access, Admin, BrokerConfig, BrokerUrl, ChannelRule, Class, Config, Http, LogBounds, LogConfig,
-    LogFormat, Origins, OutboxBounds, OutboxPolicy, Pattern, WebSocket,
+    LogFormat, Origins, OutboxBounds, Pattern, Policy, WebSocket,
 };
 
 /// Reads everything; what is wrong is added to `problems`, and has its default in the result.
@@ -236,16 +237,13 @@ impl<'a> Reader<'a> {
     fn outbox_bounds(&mut self, channel: &Section<'a>, default: OutboxBounds) -> OutboxBounds {
         let section = self.section(channel, "outbox", "channel.outbox");
         let policy = |value: &Value| {
-            let policies = [
-                ("spill", OutboxPolicy::Spill),
-                ("drop-oldest", OutboxPolicy::DropOldest),
-                ("conflate", OutboxPolicy::Conflate),
-                ("disconnect", OutboxPolicy::Disconnect),
-            ];
-            values::choice(value, &policies, &[])
+            let policies =
+                [Policy::Spill, Policy::DropOldest, Policy::Conflate, Policy::Disconnect];
+            values::choice(value, &policies.map(|it| (it.as_str(), it)), &[])
         };
+        let messages = |value: &Value| values::count(value).map(NonZeroUsize::get);
         OutboxBounds {
-            messages: self.key(&section, "messages", default.messages, values::count),
+            messages: self.key(&section, "messages", default.messages, messages),
             bytes: self.key(&section, "bytes", default.bytes, values::some_size),
             policy: self.key(&section, "policy", default.policy, policy),
         }

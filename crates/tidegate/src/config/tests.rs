@@ -177,18 +177,14 @@ fn a_channel_rule_has_its_meaning() {
             subscribe: Access::Anyone,
             publish: Access::Nobody,
             log: LogBounds { messages: 0, bytes: 1, age: Duration::from_secs(2) },
-            outbox: OutboxBounds {
-                messages: NonZeroUsize::new(3).unwrap(),
-                bytes: 4,
-                policy: OutboxPolicy::Conflate,
-            },
+            outbox: OutboxBounds { messages: 3, bytes: 4, policy: Policy::Conflate },
             presence: false,
             class: Class::Static,
         };
         let mut second = rule("b");
-        second.outbox.policy = OutboxPolicy::DropOldest;
+        second.outbox.policy = Policy::DropOldest;
         let mut third = rule("c");
-        third.outbox.policy = OutboxPolicy::Disconnect;
+        third.outbox.policy = Policy::Disconnect;
         third.subscribe = Access::Anyone;
         // What anyone may read is shared, unless the rule says otherwise.
         third.class = Class::Shared;
