@@ -1,5 +1,4 @@
-//! The streaming wires and the limits of the real server, sentence by sentence of CONTRACT 4, 7, 8,
-//! 11 and 12. Every server's standard error is searched for panics when it ends.
+//! The real server's wires, API and limits, sentence by sentence of CONTRACT 3, 4, 7, 8, 11 and 12.
 
 #![expect(
     clippy::indexing_slicing,
@@ -9,8 +8,10 @@
 
 mod common;
 
+mod api;
 mod drain;
 mod limits;
+mod poll;
 mod slow;
 mod streams;
 mod websocket;

@@ -1,9 +1,6 @@
 //! Publishing and the rest of the HTTP API on the real server, sentence by sentence of CONTRACT 3,
 //! with what of CONTRACT 7, 11 and 12 applies to it.
 
-#![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
-#![expect(clippy::indexing_slicing, reason = "a missing member is null, and null is not expected")]
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,11 +1,5 @@
 //! Polls and long-polls of the real server, sentence by sentence of CONTRACT 4.
 
-#![expect(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "a test's helper fails as a test does"
-)]
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
