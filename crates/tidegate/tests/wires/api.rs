@@ -1,82 +1,19 @@
 //! Publishing and the rest of the HTTP API on the real server, sentence by sentence of CONTRACT 3,
 //! with what of CONTRACT 7, 11 and 12 applies to it.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::io::Write as _;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-/// How long anything may take that should take no time.
-const SOON: Duration = Duration::from_secs(20);
-
-// ---- The server and its peers ----------------------------------------------------------------
-
-/// A server of this test's own; killed when it is dropped.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-    log: Arc<Mutex<Vec<String>>>,
-}
+use super::common::{Answer, Peer, SOON, Server, check_problem};
 
 impl Server {
-    fn dev() -> Self {
-        Self::start("default", "", &["--dev"])
-    }
-
-    /// Starts one with a configuration of this name.
-    fn start(name: &str, config: &str, args: &[&str]) -> Self {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("api-{name}.toml"));
-        fs::write(&path, config).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--workers", "2"])
-            .args(["--admin", "off", "--config"])
-            .arg(&path)
-            .args(args)
-            .env_clear()
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let address = lines.find_map(|line| {
-            Some(line.split_once("listening on http://")?.1.trim().parse().unwrap())
-        });
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&log);
-        // Read on, or the server would wait for us to.
-        thread::spawn(move || lines.for_each(|line| kept.lock().unwrap().push(line)));
-        Self { child, address: address.expect("it says where it listens"), log }
-    }
-
-    fn connect(&self) -> Peer {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Peer { stream: BufReader::new(stream), host: self.address.to_string() }
-    }
-
-    /// One request on a connection of its own.
-    fn request(&self, method: &str, target: &str, headers: &str, body: impl AsRef<[u8]>) -> Answer {
-        self.connect().request(method, target, headers, body)
-    }
-
-    fn get(&self, target: &str) -> Answer {
-        self.request("GET", target, "", "")
-    }
-
-    fn post(&self, target: &str, headers: &str, body: impl AsRef<[u8]>) -> Answer {
-        self.request("POST", target, headers, body)
-    }
-
     /// Publishes, and has 200.
     #[track_caller]
-    fn publish(&self, target: &str, headers: &str, body: &str) -> Value {
-        let answer = self.post(target, headers, body);
+    fn published(&self, target: &str, headers: &str, body: &str) -> Value {
+        let answer = self.request("POST", target, headers, body);
         assert_eq!(answer.status, 200, "{}", answer.body);
         assert_eq!(answer.header("content-type"), Some("application/json"));
         answer.json()
@@ -85,7 +22,7 @@ impl Server {
     /// All that is kept of a channel, each without what is different each time.
     #[track_caller]
     fn kept(&self, channel: &str) -> Vec<Value> {
-        let mut messages = self.poll(channel)["messages"].take();
+        let mut messages = self.whole(channel)["messages"].take();
         for message in messages.as_array_mut().unwrap() {
             let message = message.as_object_mut().unwrap();
             assert_eq!(message.remove("channel").unwrap(), channel);
@@ -96,106 +33,14 @@ impl Server {
     }
 
     #[track_caller]
-    fn poll(&self, channel: &str) -> Value {
+    fn whole(&self, channel: &str) -> Value {
         let answer = self.get(&format!("/channels/{channel}?since=start"));
         assert_eq!(answer.status, 200, "{}", answer.body);
         answer.json()
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have gone already.
-        let _ = self.child.kill();
-        self.child.wait().unwrap();
-    }
-}
-
-/// A connection.
-struct Peer {
-    stream: BufReader<TcpStream>,
-    host: String,
-}
-
 impl Peer {
-    fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.get_mut().write_all(bytes.as_ref()).unwrap();
-    }
-
-    /// Sends a head, with `Host` if `headers` have none.
-    fn send_head(&mut self, method: &str, target: &str, headers: &str) {
-        let host = if headers.contains("Host:") { "" } else { &format!("Host: {}\r\n", self.host) };
-        self.send(format!("{method} {target} HTTP/1.1\r\n{host}{headers}\r\n"));
-    }
-
-    fn send_chunk(&mut self, bytes: &str) {
-        self.send(format!("{:x}\r\n{bytes}\r\n", bytes.len()));
-    }
-
-    fn request(
-        &mut self,
-        method: &str,
-        target: &str,
-        headers: &str,
-        body: impl AsRef<[u8]>,
-    ) -> Answer {
-        let body = body.as_ref();
-        let length = match method {
-            "POST" => format!("Content-Length: {}\r\n", body.len()),
-            _ => String::new(),
-        };
-        self.send_head(method, target, &format!("{length}{headers}"));
-        self.send(body);
-        self.answer(method)
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).unwrap();
-        assert!(line.ends_with("\r\n"), "{line:?} is no line of a head");
-        line.truncate(line.len() - 2);
-        line
-    }
-
-    fn head(&mut self) -> Answer {
-        let status = self.line().split(' ').nth(1).unwrap().parse().unwrap();
-        let mut headers = Vec::new();
-        loop {
-            let line = self.line();
-            let Some((name, value)) = line.split_once(':') else { break };
-            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-        }
-        Answer { status, headers, body: String::new() }
-    }
-
-    /// A whole answer, however its body is framed.
-    fn answer(&mut self, method: &str) -> Answer {
-        let mut answer = self.head();
-        if method == "HEAD" || matches!(answer.status, 204 | 304) {
-            return answer;
-        }
-        if answer.header("transfer-encoding") == Some("chunked") {
-            while let Some(chunk) = self.chunk() {
-                answer.body += &chunk;
-            }
-        } else {
-            let length = answer.header("content-length").unwrap().parse().unwrap();
-            let mut body = vec![0; length];
-            self.stream.read_exact(&mut body).unwrap();
-            answer.body = String::from_utf8(body).unwrap();
-        }
-        answer
-    }
-
-    /// The next chunk; `None` after the last.
-    fn chunk(&mut self) -> Option<String> {
-        let length = usize::from_str_radix(&self.line(), 16).unwrap();
-        let mut chunk = vec![0; length + 2];
-        self.stream.read_exact(&mut chunk).unwrap();
-        chunk.truncate(length);
-        (length > 0).then(|| String::from_utf8(chunk).unwrap())
-    }
-
     /// The one line that the next chunk has.
     #[track_caller]
     fn result(&mut self) -> Value {
@@ -203,30 +48,9 @@ impl Peer {
         assert_eq!(chunk.find('\n'), Some(chunk.len() - 1), "{chunk:?}");
         serde_json::from_str(&chunk).unwrap()
     }
-
-    /// Whether the server has closed it.
-    fn is_closed(&mut self) -> bool {
-        matches!(self.stream.read(&mut [0]), Ok(0))
-    }
-}
-
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: String,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(it, _)| it == name).map(|(_, value)| value.as_str())
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap()
-    }
-
     /// The lines of an NDJSON answer.
     #[track_caller]
     fn results(&self) -> Vec<Value> {
@@ -234,24 +58,6 @@ impl Answer {
         assert_eq!(self.header("content-type"), Some("application/x-ndjson"));
         self.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
-
-    /// Checks that it is a whole problem, which says `part`.
-    #[track_caller]
-    fn check_problem(&self, status: u16, code: &str, part: &str) {
-        assert_eq!(self.status, status, "{}", self.body);
-        assert_eq!(self.header("content-type"), Some("application/problem+json"));
-        check_problem(&self.json(), status, code, part);
-    }
-}
-
-#[track_caller]
-fn check_problem(problem: &Value, status: u16, code: &str, part: &str) {
-    assert_eq!(problem["status"], status, "{problem}");
-    assert_eq!(problem["code"], code, "{problem}");
-    assert_eq!(problem["type"], format!("urn:tidegate:error:{code}"), "{problem}");
-    assert!(problem["title"].is_string(), "{problem}");
-    assert!(problem["instance"].as_str().unwrap().starts_with("urn:uuid:"), "{problem}");
-    assert!(problem["detail"].as_str().unwrap().contains(part), "{problem}");
 }
 
 /// What of a result matters: index, and channel with duplicate, or code.
@@ -274,13 +80,13 @@ fn briefs(results: &[Value]) -> Value {
 #[test]
 fn a_publication_is_answered_with_its_cursor() {
     let server = Server::dev();
-    let published = server.publish("/channels/prices", "", r#"{"bid":1}"#);
+    let published = server.published("/channels/prices", "", r#"{"bid":1}"#);
     let cursor = published["cursor"].as_str().unwrap();
     assert_eq!(published, json!({"channel": "prices", "cursor": cursor, "duplicate": false}));
-    let kept = server.poll("prices");
+    let kept = server.whole("prices");
     assert_eq!(kept["messages"][0]["cursor"], cursor);
     assert_eq!(kept["messages"][0]["data"], json!({"bid": 1}));
-    let later = server.publish("/channels/prices", "", "2");
+    let later = server.published("/channels/prices", "", "2");
     let after = server.get(&format!("/channels/prices?since={cursor}")).json();
     assert_eq!(after["messages"].as_array().unwrap().len(), 1);
     assert_eq!(after["messages"][0]["cursor"], later["cursor"]);
@@ -304,7 +110,7 @@ fn check_kind(
         content_type => format!("Content-Type: {content_type}\r\n"),
     };
     assert_eq!(server.request("DELETE", "/channels/kind", "", "").status, 204);
-    let answer = server.post(&format!("/channels/kind{query}"), &header, body);
+    let answer = server.request("POST", &format!("/channels/kind{query}"), &header, body);
     match expect {
         Ok(kept) => {
             assert_eq!(answer.status, 200, "{}", answer.body);
@@ -362,11 +168,12 @@ fn deep(depth: usize) -> String {
 #[test]
 fn a_payload_is_128_deep_at_most() {
     let server = Server::dev();
-    assert_eq!(server.post("/channels/a?as=json", "", deep(128)).status, 200);
+    assert_eq!(server.request("POST", "/channels/a?as=json", "", deep(128)).status, 200);
     let entry = |depth| format!("{{\"channel\":\"a\",\"data\":{}}}", deep(depth));
-    let results = server.post("/publish", "", entry(128) + &entry(129)).results();
+    let results = server.request("POST", "/publish", "", entry(128) + &entry(129)).results();
     assert_eq!(briefs(&results), json!([[0, "a", false], [1, "invalid_argument"]]));
-    let results = server.post("/channels/a", NDJSON, deep(128) + "\n" + &deep(129)).results();
+    let results =
+        server.request("POST", "/channels/a", NDJSON, deep(128) + "\n" + &deep(129)).results();
     assert_eq!(briefs(&results), json!([[0, "a", false], [1, "invalid_argument"]]));
     let body = server.get("/channels/a?since=start").body;
     assert_eq!(body.matches(&format!("\"data\":{}}}", deep(128))).count(), 3);
@@ -375,7 +182,7 @@ fn a_payload_is_128_deep_at_most() {
 #[test]
 fn a_payload_is_kept_byte_for_byte_on_one_line() {
     let server = Server::dev();
-    server.publish("/channels/a?as=json", "", "{\"n\":1.00,\r\n \"n\":\t2}");
+    server.published("/channels/a?as=json", "", "{\"n\":1.00,\r\n \"n\":\t2}");
     let body = server.get("/channels/a?since=start").body;
     assert!(body.contains("\"data\":{\"n\":1.00,   \"n\":\t2}}"), "{body}");
 }
@@ -384,7 +191,7 @@ fn a_payload_is_kept_byte_for_byte_on_one_line() {
 fn what_must_be_decoded_first_is_not_taken() {
     let server = Server::dev();
     for target in ["/channels/a", "/publish"] {
-        let answer = server.post(target, "Content-Encoding: gzip\r\n", "x");
+        let answer = server.request("POST", target, "Content-Encoding: gzip\r\n", "x");
         answer.check_problem(415, "invalid_argument", "Content-Encoding: ");
     }
     assert_eq!(server.kept("a"), [] as [Value; 0]);
@@ -393,9 +200,9 @@ fn what_must_be_decoded_first_is_not_taken() {
 #[test]
 fn events_are_named_by_header_or_query() {
     let server = Server::dev();
-    server.publish("/channels/a", "Tidegate-Event: tick\r\n", "1");
-    server.publish("/channels/a?event=tock", "", "2");
-    server.publish("/channels/a?event=tock", "tidegate-event: tick\r\n", "3");
+    server.published("/channels/a", "Tidegate-Event: tick\r\n", "1");
+    server.published("/channels/a?event=tock", "", "2");
+    server.published("/channels/a?event=tock", "tidegate-event: tick\r\n", "3");
     let events: Vec<_> = server.kept("a").iter().map(|it| it["event"].clone()).collect();
     assert_eq!(events, ["tick", "tock", "tick"]);
     for (target, headers, names) in [
@@ -409,10 +216,14 @@ fn events_are_named_by_header_or_query() {
         ("/channels/a", "Idempotency-Key:\r\n", "Idempotency-Key: "),
         ("/channels/a?key=", "", "key: "),
     ] {
-        server.post(target, headers, "x").check_problem(400, "invalid_argument", names);
+        server.request("POST", target, headers, "x").check_problem(400, "invalid_argument", names);
     }
     let long = format!("Idempotency-Key: {}\r\n", "k".repeat(129));
-    server.post("/channels/a", &long, "x").check_problem(400, "invalid_argument", "129 bytes");
+    server.request("POST", "/channels/a", &long, "x").check_problem(
+        400,
+        "invalid_argument",
+        "129 bytes",
+    );
     assert_eq!(server.kept("a").len(), 3);
 }
 
@@ -420,29 +231,29 @@ fn events_are_named_by_header_or_query() {
 fn a_key_is_taken_once() {
     let server = Server::dev();
     let key = "Idempotency-Key: order-1\r\n";
-    let first = server.publish("/channels/a?event=e", key, "x");
-    let again = server.publish("/channels/a?event=e&key=another", key, "x");
+    let first = server.published("/channels/a?event=e", key, "x");
+    let again = server.published("/channels/a?event=e&key=another", key, "x");
     assert_eq!(again, json!({"channel": "a", "cursor": first["cursor"], "duplicate": true}));
     for (target, body) in
         [("/channels/a?event=e", "y"), ("/channels/a", "x"), ("/channels/a?event=e&end=1", "x")]
     {
-        let answer = server.post(target, key, body);
+        let answer = server.request("POST", target, key, body);
         answer.check_problem(422, "invalid_argument", "another payload, event or end");
     }
     assert_eq!(server.kept("a").len(), 1);
     // A key is its channel's.
-    assert_eq!(server.publish("/channels/b?event=e", key, "x")["duplicate"], false);
+    assert_eq!(server.published("/channels/b?event=e", key, "x")["duplicate"], false);
     // Also after an end, the end's own key too.
-    let end = server.publish("/channels/a?end=1&key=end", "", "");
-    assert_eq!(server.publish("/channels/a?end=1&key=end", "", "")["cursor"], end["cursor"]);
-    assert_eq!(server.publish("/channels/a?event=e", key, "x")["duplicate"], true);
+    let end = server.published("/channels/a?end=1&key=end", "", "");
+    assert_eq!(server.published("/channels/a?end=1&key=end", "", "")["cursor"], end["cursor"]);
+    assert_eq!(server.published("/channels/a?event=e", key, "x")["duplicate"], true);
 }
 
 #[test]
 fn an_end_is_an_entry_of_its_own() {
     let server = Server::dev();
-    let published = server.publish("/channels/a", "Tidegate-End: true\r\n", "last words");
-    let kept = server.poll("a");
+    let published = server.published("/channels/a", "Tidegate-End: true\r\n", "last words");
+    let kept = server.whole("a");
     assert_eq!(kept["messages"].as_array().unwrap().len(), 1);
     assert_eq!(kept["messages"][0]["cursor"], published["cursor"]);
     assert_eq!(kept["ended"], json!(["a"]));
@@ -453,26 +264,26 @@ fn an_end_is_an_entry_of_its_own() {
     assert!(rest["cursor"].as_str().unwrap() > between, "{rest}");
 
     for target in ["/channels/a", "/channels/a?end=true"] {
-        server.post(target, "", "more").check_problem(409, "ended", "has ended");
+        server.request("POST", target, "", "more").check_problem(409, "ended", "has ended");
     }
-    let lone = server.publish("/channels/b?end=true", "", "");
-    let kept = server.poll("b");
+    let lone = server.published("/channels/b?end=true", "", "");
+    let kept = server.whole("b");
     assert_eq!(kept["messages"], json!([]));
     assert_eq!((&kept["cursor"], &kept["ended"]), (&lone["cursor"], &json!(["b"])));
-    let answer = server.post("/channels/c?end=true&event=e", "", "");
+    let answer = server.request("POST", "/channels/c?end=true&event=e", "", "");
     answer.check_problem(400, "invalid_argument", "an end alone has no event");
     // An empty text is a publication.
-    server.publish("/channels/c", "", "");
+    server.published("/channels/c", "", "");
     assert_eq!(server.kept("c"), [json!({"text": ""})]);
-    assert_eq!(server.poll("c")["ended"], json!([]));
+    assert_eq!(server.whole("c")["ended"], json!([]));
 }
 
 #[test]
 fn a_dropped_channel_is_as_new_and_its_subscribers_are_told() {
     let server = Server::dev();
-    let before = server.publish("/channels/a?end=1&key=k", "", "x");
+    let before = server.published("/channels/a?end=1&key=k", "", "x");
     let mut subscriber = server.connect();
-    let cursor = server.publish("/channels/b", "", "1")["cursor"].clone();
+    let cursor = server.published("/channels/b", "", "1")["cursor"].clone();
     let target = format!("/channels/b?since={}", cursor.as_str().unwrap());
     subscriber.send_head("GET", &target, "Accept: application/x-ndjson\r\n");
     assert_eq!(subscriber.head().status, 200);
@@ -486,7 +297,7 @@ fn a_dropped_channel_is_as_new_and_its_subscribers_are_told() {
     assert_eq!(told["gap"]["reason"], "dropped", "{told}");
     assert_eq!(told["gap"]["channel"], "b", "{told}");
     // Log, end and keys are gone; an old cursor is told so.
-    assert_eq!(server.publish("/channels/a?key=k", "", "y")["duplicate"], false);
+    assert_eq!(server.published("/channels/a?key=k", "", "y")["duplicate"], false);
     assert_eq!(server.kept("a"), [json!({"text": "y"})]);
     let since = format!("/channels/a?since={}", before["cursor"].as_str().unwrap());
     assert_eq!(server.get(&since).json()["gaps"][0]["channel"], "a");
@@ -506,11 +317,11 @@ fn a_publication_is_for_one_channel_of_a_legal_name() {
         ("", "empty"),
     ] {
         let target = format!("/channels/{channel}");
-        server.post(&target, "", "x").check_problem(400, "invalid_argument", part);
+        server.request("POST", &target, "", "x").check_problem(400, "invalid_argument", part);
         let answer = server.request("DELETE", &target, "", "");
         answer.check_problem(400, "invalid_argument", part);
     }
-    assert_eq!(server.publish("/channels/%61.B-9_:~@", "", "x")["channel"], "a.B-9_:~@");
+    assert_eq!(server.published("/channels/%61.B-9_:~@", "", "x")["channel"], "a.B-9_:~@");
 }
 
 // ---- Many publications -----------------------------------------------------------------------
@@ -522,10 +333,10 @@ const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 fn each_line_of_ndjson_is_a_publication() {
     let server = Server::dev();
     let target = "/channels/a?end=true&event=tick";
-    let results = server.post(target, NDJSON, "{\"n\":1}\n\n\"two\"\r\n[3]").results();
+    let results = server.request("POST", target, NDJSON, "{\"n\":1}\n\n\"two\"\r\n[3]").results();
     let expect = json!([[0, "a", false], [1, "a", false], [2, "a", false]]);
     assert_eq!(briefs(&results), expect);
-    let kept = server.poll("a");
+    let kept = server.whole("a");
     assert_eq!(kept["ended"], json!(["a"]));
     for (index, result) in results.iter().enumerate() {
         assert_eq!(kept["messages"][index]["cursor"], result["cursor"]);
@@ -535,11 +346,11 @@ fn each_line_of_ndjson_is_a_publication() {
 
     for (target, headers) in [("/channels/b?key=k", ""), ("/channels/b", "Idempotency-Key: k\r\n")]
     {
-        let answer = server.post(target, &format!("{NDJSON}{headers}"), "1");
+        let answer = server.request("POST", target, &format!("{NDJSON}{headers}"), "1");
         answer.check_problem(400, "invalid_argument", "key");
     }
     // Said to be one text, it is one.
-    server.publish("/channels/b?as=text", NDJSON, "1\n2");
+    server.published("/channels/b?as=text", NDJSON, "1\n2");
     assert_eq!(server.kept("b"), [json!({"text": "1\n2"})]);
 }
 
@@ -572,7 +383,7 @@ fn many_channels_are_published_to_at_once() {
         {"channel":"b","x":1} {"channel":"*","data":1} [1]"#;
     // The type of the body says nothing: curl -d sends one unasked.
     let headers = "Content-Type: application/x-www-form-urlencoded\r\n";
-    let results = server.post("/publish", headers, body).results();
+    let results = server.request("POST", "/publish", headers, body).results();
     assert_eq!(
         briefs(&results),
         json!([
@@ -621,12 +432,12 @@ fn a_quiet_publisher_hears_problems_and_sums_alone() {
     let server = Server::dev();
     let body = r#"{"channel":"a","data":1,"key":"k"}{"channel":"a","data":1,"key":"k"}
         {"channel":"a"}{"channel":"b","data":2}"#;
-    let results = server.post("/publish?quiet=1", "", body).results();
+    let results = server.request("POST", "/publish?quiet=1", "", body).results();
     let sums = json!({"published": 2, "duplicates": 1, "failed": 1});
     assert_eq!(briefs(&results), json!([[2, "invalid_argument"], sums]));
-    let results = server.post("/channels/c?quiet=1", NDJSON, "1\n2\n").results();
+    let results = server.request("POST", "/channels/c?quiet=1", NDJSON, "1\n2\n").results();
     assert_eq!(briefs(&results), json!([{"published": 2, "duplicates": 0, "failed": 0}]));
-    let answer = server.post("/publish?quiet=maybe", "", body);
+    let answer = server.request("POST", "/publish?quiet=maybe", "", body);
     answer.check_problem(400, "invalid_argument", "quiet: ");
 }
 
@@ -635,12 +446,12 @@ fn a_syntax_error_is_the_last_result() {
     let server = Server::dev();
     for rest in [r#"{"channel":"a","data":}"#, "]", r#"{"channel":"a""#] {
         let body = format!("{{\"channel\":\"a\",\"data\":1}}\n{rest}");
-        let results = server.post("/publish", "", body).results();
+        let results = server.request("POST", "/publish", "", body).results();
         assert_eq!(briefs(&results), json!([[0, "a", false], [1, "invalid_argument"]]));
         check_problem(&results[1], 400, "invalid_argument", "line 2");
     }
     assert_eq!(server.kept("a").len(), 3);
-    assert_eq!(server.post("/publish", "", "").results(), [] as [Value; 0]);
+    assert_eq!(server.request("POST", "/publish", "", "").results(), [] as [Value; 0]);
 }
 
 #[test]
@@ -649,13 +460,13 @@ fn the_bound_is_an_entrys_and_not_the_streams() {
     let entry =
         |bytes: usize| format!("{{\"channel\":\"a\",\"text\":\"{}\"}}\n", "x".repeat(bytes));
     let body = entry(60).repeat(50) + &entry(100) + &entry(10);
-    let results = server.post("/publish", "", body).results();
+    let results = server.request("POST", "/publish", "", body).results();
     assert_eq!(results.len(), 52);
     check_problem(&results[50], 413, "too_large", "100 bytes");
     assert_eq!(brief(&results[51]), json!([51, "a", false]));
     assert_eq!(server.kept("a").len(), 51);
     let body = format!("1\n\"{}\"\n3\n", "x".repeat(100));
-    let results = server.post("/channels/b", NDJSON, body).results();
+    let results = server.request("POST", "/channels/b", NDJSON, body).results();
     assert_eq!(briefs(&results), json!([[0, "b", false], [1, "too_large"], [2, "b", false]]));
 }
 
@@ -685,7 +496,7 @@ fn ten_thousand_publications_in_one_request() {
 fn channels_are_listed_in_pages_with_who_is_on_them() {
     let server = Server::dev();
     for channel in ["a.1", "a.2", "a.2", "a.3", "b"] {
-        server.publish(&format!("/channels/{channel}?as=text"), "", "12345");
+        server.published(&format!("/channels/{channel}?as=text"), "", "12345");
     }
     let mut stream = server.connect();
     stream.send_head("GET", "/channels/a.2,quiet", "Accept: application/x-ndjson\r\n");
@@ -735,7 +546,7 @@ fn presence_is_not_there_where_it_is_not_on() {
 #[test]
 fn a_body_over_the_bound_is_refused_as_soon_as_that_is_known() {
     let server = Server::start("too-large", "[http]\nmax_body = 10\n", &["--dev"]);
-    server.publish("/channels/a", "", "0123456789");
+    server.published("/channels/a", "", "0123456789");
     // By its announcement: nothing of it is asked for, or sent.
     let mut peer = server.connect();
     peer.send_head("POST", "/channels/a", "Content-Length: 11\r\nExpect: 100-continue\r\n");
@@ -783,9 +594,13 @@ fn a_body_that_stops_is_given_up() {
 fn long_urls_and_heads_are_refused() {
     let server = Server::dev();
     let url = format!("/channels/a?x={}", "x".repeat(8 << 10));
-    server.post(&url, "", "x").check_problem(414, "too_large", "8192 bytes");
+    server.request("POST", &url, "", "x").check_problem(414, "too_large", "8192 bytes");
     let head = format!("X-Long: {}\r\n", "x".repeat(17 << 10));
-    server.post("/channels/a", &head, "x").check_problem(431, "too_large", "16384 bytes");
+    server.request("POST", "/channels/a", &head, "x").check_problem(
+        431,
+        "too_large",
+        "16384 bytes",
+    );
 }
 
 // ---- Errors ----------------------------------------------------------------------------------
@@ -820,13 +635,10 @@ fn an_instance_is_in_the_log_too() {
     let server =
         Server::start("log", "log = { format = \"json\", level = \"debug\" }\n", &["--dev"]);
     let whole = server.get("/nothing").json();
-    let entry = server.post("/publish", "", "7").results()[0].clone();
+    let entry = server.request("POST", "/publish", "", "7").results()[0].clone();
     for problem in [whole, entry] {
         let instance = problem["instance"].as_str().unwrap();
-        let began = Instant::now();
-        while !server.log.lock().unwrap().iter().any(|line| line.contains(instance)) {
-            assert!(began.elapsed() < SOON, "{instance} is never logged");
-        }
+        server.until_logged(instance);
     }
 }
 
@@ -847,11 +659,15 @@ fn without_dev_a_token_is_needed() {
         answer.check_problem(401, "unauthenticated", "token");
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{method} {target}");
     }
-    server.post("/channels/shut", "", "x").check_problem(403, "permission_denied", "\"shut\"");
-    server.publish("/channels/open.a", "", "x");
+    server.request("POST", "/channels/shut", "", "x").check_problem(
+        403,
+        "permission_denied",
+        "\"shut\"",
+    );
+    server.published("/channels/open.a", "", "x");
     let body = r#"{"channel":"open.a","data":1}{"channel":"prices","data":1}
         {"channel":"shut","data":1}{"channel":"open.a","end":true}"#;
-    let results = server.post("/publish", "", body).results();
+    let results = server.request("POST", "/publish", "", body).results();
     assert_eq!(
         briefs(&results),
         json!([
@@ -907,7 +723,8 @@ fn dev_is_out_of_reach_of_web_pages_from_elsewhere() {
     }
     assert!(server.kept("a").is_empty());
     let insecure = Server::start("insecure", "", &["--dev", "--insecure"]);
-    let answer = insecure.post("/channels/a", &format!("Host: pi.lan\r\n{foreign}"), "x");
+    let answer =
+        insecure.request("POST", "/channels/a", &format!("Host: pi.lan\r\n{foreign}"), "x");
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
     assert_eq!(answer.header("access-control-allow-credentials"), None);
@@ -924,7 +741,7 @@ fn an_allowed_page_may_read_answers_and_errors() {
     let own = format!("http://{}", server.address);
     for origin in ["https://app.example", &own] {
         for (target, status) in [("/channels/open", 200), ("/channels/a", 401), ("/nothing", 404)] {
-            let answer = server.post(target, &format!("Origin: {origin}\r\n"), "x");
+            let answer = server.request("POST", target, &format!("Origin: {origin}\r\n"), "x");
             assert_eq!(answer.status, status, "{}", answer.body);
             assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
             assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
@@ -932,9 +749,9 @@ fn an_allowed_page_may_read_answers_and_errors() {
             assert_eq!(answer.header("vary"), Some("Origin"));
         }
     }
-    let answer = server.post("/channels/open", "Origin: https://other.example\r\n", "x");
+    let answer = server.request("POST", "/channels/open", "Origin: https://other.example\r\n", "x");
     answer.check_problem(403, "permission_denied", "http.origins");
-    assert_eq!(server.post("/channels/open", "Origin: null\r\n", "x").status, 403);
+    assert_eq!(server.request("POST", "/channels/open", "Origin: null\r\n", "x").status, 403);
 }
 
 #[test]
@@ -983,10 +800,13 @@ fn a_server_that_serves_is_alive_and_ready() {
 #[test]
 fn the_prefix_is_before_everything_else() {
     let server = Server::start("prefix", "[http]\nprefix = \"/gw\"\n", &["--dev"]);
-    server.publish("/gw/channels/a", "", "x");
-    assert_eq!(server.post("/gw/publish", "", r#"{"channel":"a","data":1}"#).status, 200);
+    server.published("/gw/channels/a", "", "x");
+    assert_eq!(
+        server.request("POST", "/gw/publish", "", r#"{"channel":"a","data":1}"#).status,
+        200
+    );
     for target in ["/channels/a", "/gwchannels/a", "/publish"] {
-        server.post(target, "", "x").check_problem(404, "not_found", "");
+        server.request("POST", target, "", "x").check_problem(404, "not_found", "");
     }
 }
 
@@ -1002,8 +822,7 @@ fn a_publisher_is_told_when_the_server_goes() {
     slow.send_head("POST", "/channels/a", "Content-Length: 5\r\nExpect: 100-continue\r\n");
     assert_eq!(slow.head().status, 100);
 
-    let pid = server.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    server.terminate();
     check_problem(&peer.result(), 503, "unavailable", "shutting down");
     assert_eq!(peer.chunk(), None);
     // What comes after that is not taken, and says when to come again.
@@ -1012,5 +831,5 @@ fn a_publisher_is_told_when_the_server_goes() {
     answer.check_problem(503, "unavailable", "shutting down");
     assert_eq!(answer.header("retry-after"), Some("1"));
     drop((peer, slow));
-    assert!(server.child.wait().unwrap().success());
+    assert!(server.wait().0.success());
 }

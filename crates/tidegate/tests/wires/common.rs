@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,9 @@ pub(crate) const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
-    log: Option<JoinHandle<String>>,
+    /// What it logged so far, and who reads that.
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -37,7 +40,7 @@ impl Server {
         Self::start("default", "", &["--dev"])
     }
 
-    /// Starts one with a configuration of this name.
+    /// Starts one with a configuration of this name, which no other has.
     pub(crate) fn start(name: &str, config: &str, args: &[&str]) -> Self {
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("wires-{name}.toml"));
         fs::write(&path, config).unwrap();
@@ -57,8 +60,12 @@ impl Server {
         });
         let address = address.unwrap_or_else(|| panic!("it never listened: {before}"));
         // Read on, or the server would wait for us to.
-        let log = thread::spawn(move || lines.fold(String::new(), |all, line| all + &line + "\n"));
-        Self { child, address, log: Some(log) }
+        let log = Arc::new(Mutex::new(String::new()));
+        let kept = Arc::clone(&log);
+        let reader = thread::spawn(move || {
+            lines.for_each(|line| *kept.lock().unwrap() += &(line + "\n"));
+        });
+        Self { child, address, log, reader: Some(reader) }
     }
 
     /// A connection whose reads fail after [`SOON`].
@@ -76,10 +83,14 @@ impl Server {
     }
 
     /// One request on a connection of its own.
-    pub(crate) fn request(&self, method: &str, target: &str, headers: &str, body: &str) -> Answer {
-        let mut peer = self.connect();
-        peer.send_request(method, target, headers, body);
-        peer.answer(method)
+    pub(crate) fn request(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
+        self.connect().request(method, target, headers, body)
     }
 
     pub(crate) fn get(&self, target: &str) -> Answer {
@@ -188,6 +199,15 @@ impl Server {
         }
     }
 
+    /// Goes on once something was logged.
+    #[track_caller]
+    pub(crate) fn until_logged(&self, part: &str) {
+        let began = Instant::now();
+        while !self.log.lock().unwrap().contains(part) {
+            assert!(began.elapsed() < SOON, "{part} is never logged");
+        }
+    }
+
     pub(crate) fn terminate(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
@@ -196,7 +216,10 @@ impl Server {
     /// Waits until it has ended, and has what it logged.
     pub(crate) fn wait(&mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
-        (status, self.log.take().map(|it| it.join().unwrap()).unwrap_or_default())
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        (status, self.log.lock().unwrap().clone())
     }
 }
 
@@ -228,14 +251,57 @@ impl Peer {
         self.stream.get_mut().write_all(bytes.as_ref()).unwrap();
     }
 
-    /// Sends a request, with `Host` if `headers` have none.
-    pub(crate) fn send_request(&mut self, method: &str, target: &str, headers: &str, body: &str) {
-        let host = if headers.contains("Host:") { "" } else { &format!("Host: {}\r\n", self.host) };
+    /// Sends a head, with `Host` if `headers` have none.
+    pub(crate) fn send_head(&mut self, method: &str, target: &str, headers: &str) {
+        let head = self.request_head(method, target, headers);
+        self.send(head);
+    }
+
+    /// Sends a head, and the body of a POST with its length.
+    pub(crate) fn send_request(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &str,
+        body: impl AsRef<[u8]>,
+    ) {
+        let body = body.as_ref();
         let length = match method {
             "POST" => format!("Content-Length: {}\r\n", body.len()),
             _ => String::new(),
         };
-        self.send(format!("{method} {target} HTTP/1.1\r\n{host}{length}{headers}\r\n{body}"));
+        let head = self.request_head(method, target, &format!("{length}{headers}"));
+        self.send([head.as_bytes(), body].concat());
+    }
+
+    fn request_head(&self, method: &str, target: &str, headers: &str) -> String {
+        let host = if headers.contains("Host:") { "" } else { &format!("Host: {}\r\n", self.host) };
+        format!("{method} {target} HTTP/1.1\r\n{host}{headers}\r\n")
+    }
+
+    pub(crate) fn request(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
+        self.send_request(method, target, headers, body);
+        self.answer(method)
+    }
+
+    pub(crate) fn send_chunk(&mut self, bytes: &str) {
+        self.send(format!("{:x}\r\n{bytes}\r\n", bytes.len()));
+    }
+
+    /// The next chunk; `None` after the last.
+    pub(crate) fn chunk(&mut self) -> Option<String> {
+        let length = usize::from_str_radix(&self.line().unwrap(), 16).unwrap();
+        let mut chunk = vec![0; length + 2];
+        self.stream.read_exact(&mut chunk).unwrap();
+        assert!(chunk.ends_with(b"\r\n"));
+        chunk.truncate(length);
+        (length > 0).then(|| String::from_utf8(chunk).unwrap())
     }
 
     /// A line of a head; `None` where the connection ends.
@@ -260,9 +326,16 @@ impl Peer {
         Answer { status, headers, body: String::new() }
     }
 
-    /// What is behind a head that has a length, or none.
+    /// What is behind a head, however it is framed.
+    #[track_caller]
     pub(crate) fn body(&mut self, head: &Answer) -> String {
-        let length = head.header("content-length").map_or(0, |it| it.parse().unwrap());
+        if matches!(head.status, 100..200 | 204 | 304) {
+            return String::new();
+        }
+        if head.header("transfer-encoding") == Some("chunked") {
+            return std::iter::from_fn(|| self.chunk()).collect();
+        }
+        let length = head.field("content-length").parse().unwrap();
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body).unwrap();
         String::from_utf8(body).unwrap()
@@ -292,7 +365,18 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(it, _)| it == name).map(|(_, value)| value.as_str())
+        self.fields(name).next()
+    }
+
+    /// The values of a header, of each line one.
+    pub(crate) fn fields(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers.iter().filter(move |(it, _)| it == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a header that has to be there.
+    #[track_caller]
+    pub(crate) fn field(&self, name: &str) -> &str {
+        self.header(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers))
     }
 
     #[track_caller]
@@ -300,15 +384,23 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap()
     }
 
-    /// Checks that it is a problem, which says `part`.
+    /// Checks that it is a whole problem, which says `part`.
     #[track_caller]
     pub(crate) fn check_problem(&self, status: u16, code: &str, part: &str) {
         assert_eq!(self.status, status, "{}", self.body);
         assert_eq!(self.header("content-type"), Some("application/problem+json"));
-        let problem = self.json();
-        assert_eq!((&problem["status"], &problem["code"]), (&status.into(), &code.into()));
-        assert!(problem["detail"].as_str().unwrap().contains(part), "{problem}");
+        check_problem(&self.json(), status, code, part);
     }
+}
+
+#[track_caller]
+pub(crate) fn check_problem(problem: &Value, status: u16, code: &str, part: &str) {
+    assert_eq!(problem["status"], status, "{problem}");
+    assert_eq!(problem["code"], code, "{problem}");
+    assert_eq!(problem["type"], format!("urn:tidegate:error:{code}"), "{problem}");
+    assert!(problem["title"].is_string(), "{problem}");
+    assert!(problem["instance"].as_str().unwrap().starts_with("urn:uuid:"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains(part), "{problem}");
 }
 
 /// How a stream's body came to its end.

@@ -1,4 +1,5 @@
-//! The real server's wires, API and limits, sentence by sentence of CONTRACT 3, 4, 7, 8, 11 and 12.
+//! The real server's wires, API and limits, sentence by sentence of CONTRACT 3, 4, 7, 8, 11 and
+//! 12. Every server's standard error is searched for panics when it ends.
 
 #![expect(
     clippy::indexing_slicing,

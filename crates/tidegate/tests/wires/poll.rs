@@ -1,73 +1,15 @@
 //! Polls and long-polls of the real server, sentence by sentence of CONTRACT 4.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// How long anything may take that should take no time.
-const SOON: Duration = Duration::from_secs(20);
-
-/// A server of this test's own; killed when it is dropped.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-}
+use super::common::{Answer, Peer, SOON, Server};
 
 impl Server {
-    fn start() -> Self {
-        Self::start_with("default", "")
-    }
-
-    /// Starts one with a configuration of this name.
-    fn start_with(name: &str, config: &str) -> Self {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("poll-{name}.toml"));
-        fs::write(&path, config).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .args(["serve", "--dev", "--listen", "127.0.0.1:0", "--workers", "2", "--config"])
-            .arg(&path)
-            .env_clear()
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let address = lines.find_map(|line| {
-            Some(line.split_once("listening on http://")?.1.trim().parse().unwrap())
-        });
-        // Read on, or the server would wait for us to.
-        thread::spawn(move || lines.for_each(drop));
-        Self { child, address: address.expect("it says where it listens") }
-    }
-
-    /// Sends a request whose answer is read later.
-    fn send(&self, method: &str, target: &str, headers: &str, body: &str) -> TcpStream {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(3 * SOON)).unwrap();
-        let length = match method {
-            "POST" => format!("Content-Length: {}\r\n", body.len()),
-            _ => String::new(),
-        };
-        let head = format!(
-            "{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{length}{headers}\r\n",
-            self.address
-        );
-        stream.write_all((head + body).as_bytes()).unwrap();
-        stream
-    }
-
-    fn request(&self, method: &str, target: &str, headers: &str, body: &str) -> Answer {
-        Answer::read(self.send(method, target, headers, body))
-    }
-
-    fn get(&self, target: &str) -> Answer {
-        self.request("GET", target, "", "")
-    }
-
     /// Polls, and has 200.
     #[track_caller]
     fn poll(&self, target: &str) -> Value {
@@ -76,78 +18,27 @@ impl Server {
         answer.json()
     }
 
-    /// Publishes a text; its cursor.
-    fn publish(&self, channel: &str, text: &str) -> String {
-        let answer = self.request("POST", &format!("/channels/{channel}?as=text"), "", text);
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        answer.json()["cursor"].as_str().unwrap().to_owned()
-    }
-
-    /// Ends a channel; the end's cursor.
-    fn end(&self, channel: &str) -> String {
-        let answer = self.request("POST", &format!("/channels/{channel}?end=true"), "", "");
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        answer.json()["cursor"].as_str().unwrap().to_owned()
-    }
-
     /// Begins a long-poll, and goes on once it waits.
-    fn wait(&self, target: &str) -> TcpStream {
-        let stream = self.send("GET", target, "", "");
+    #[track_caller]
+    fn wait_at(&self, target: &str) -> Peer {
+        let mut peer = self.connect();
+        peer.send_head("GET", target, "");
         self.until_waiting(1);
-        stream
+        peer
     }
 
     /// Goes on once so many long-polls wait.
     #[track_caller]
-    fn until_waiting(&self, count: usize) {
-        let line = format!("tidegate_connections{{wire=\"long-poll\"}} {count}");
-        let began = Instant::now();
-        while !self.get("/metrics").body.lines().any(|it| it == line) {
-            assert!(began.elapsed() < SOON, "never {line}");
-        }
+    fn until_waiting(&self, count: u64) {
+        self.until("tidegate_connections{wire=\"long-poll\"}", |it| it == count);
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have gone already.
-        let _ = self.child.kill();
-        self.child.wait().unwrap();
-    }
-}
-
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
 }
 
 impl Answer {
-    fn read(mut stream: TcpStream) -> Self {
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Self { status, head: head.to_owned(), body: body.to_owned() }
-    }
-
-    #[track_caller]
-    fn header(&self, name: &str) -> &str {
-        let mut fields = self.head.lines().filter_map(|line| line.split_once(':'));
-        let field = fields.find(|(it, _)| it.eq_ignore_ascii_case(name));
-        field.map(|(_, value)| value.trim()).unwrap_or_else(|| panic!("no {name} in {}", self.head))
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap()
-    }
-
     /// The target of the link to the next poll.
     #[track_caller]
     fn next(&self) -> String {
-        let link = self.header("link").strip_prefix('<').unwrap();
+        let link = self.field("link").strip_prefix('<').unwrap();
         link.strip_suffix(">; rel=\"next\"").unwrap().to_owned()
     }
 }
@@ -179,7 +70,7 @@ fn check_nothing(poll: &Value, at: &str) {
 
 #[test]
 fn a_poll_has_its_body_and_its_headers() {
-    let server = Server::start();
+    let server = Server::dev();
     server.publish("a", "one");
     let second = server.publish("a", "two");
     let answer = server.get("/channels/a?limit=7");
@@ -190,29 +81,25 @@ fn a_poll_has_its_body_and_its_headers() {
     assert_eq!(poll["messages"][1]["cursor"], *second);
     assert_eq!((cursor(&poll), strings(&poll, "ended")), (&*second, vec![]));
     assert_eq!(poll["gaps"], Value::Array(Vec::new()));
-    assert_eq!(answer.header("content-type"), "application/json");
-    assert_eq!(answer.header("tidegate-cursor"), second);
-    assert_eq!(
-        answer.header("link"),
-        format!("</channels/a?limit=7&since={second}>; rel=\"next\"")
-    );
-    assert_eq!(answer.header("cache-control"), "private, no-cache");
+    assert_eq!(answer.field("content-type"), "application/json");
+    assert_eq!(answer.field("tidegate-cursor"), second);
+    assert_eq!(answer.field("link"), format!("</channels/a?limit=7&since={second}>; rel=\"next\""));
+    assert_eq!(answer.field("cache-control"), "private, no-cache");
     // The wires differ by one, and what a page may read by the other.
-    let head = answer.head.to_ascii_lowercase();
-    let vary: String = head.lines().filter_map(|it| it.strip_prefix("vary:")).collect();
-    assert!(vary.contains("accept") && vary.contains("origin"), "{head}");
+    let vary = answer.fields("vary").collect::<String>().to_ascii_lowercase();
+    assert!(vary.contains("accept") && vary.contains("origin"), "{vary}");
 
     let head = server.request("HEAD", "/channels/a?limit=7", "", "");
     assert_eq!((head.status, &*head.body), (200, ""));
     for name in ["content-type", "content-length", "link", "tidegate-cursor", "etag", "vary"] {
-        assert_eq!(head.header(name), answer.header(name), "{name}");
+        assert_eq!(head.field(name), answer.field(name), "{name}");
     }
-    assert_eq!(head.header("content-length"), answer.body.len().to_string());
+    assert_eq!(head.field("content-length"), answer.body.len().to_string());
 }
 
 #[test]
 fn a_channel_that_does_not_exist_has_a_cursor_to_go_on_from() {
-    let server = Server::start();
+    let server = Server::dev();
     let poll = server.poll("/channels/none");
     assert_eq!(texts(&poll), [""; 0]);
     let now = cursor(&server.poll("/channels/none?since=now")).to_owned();
@@ -224,7 +111,7 @@ fn a_channel_that_does_not_exist_has_a_cursor_to_go_on_from() {
 
 #[test]
 fn a_poll_without_news_answers_the_cursor_that_it_was_asked() {
-    let server = Server::start();
+    let server = Server::dev();
     let one = server.publish("a", "one");
     server.publish("b", "other");
     check_nothing(&server.poll(&format!("/channels/a?since={one}")), &one);
@@ -232,7 +119,7 @@ fn a_poll_without_news_answers_the_cursor_that_it_was_asked() {
 
 #[test]
 fn a_limit_is_over_all_channels_and_what_it_cuts_off_comes_with_the_next_poll() {
-    let server = Server::start();
+    let server = Server::dev();
     let mut expect = Vec::new();
     for n in 0..30 {
         let text = n.to_string();
@@ -247,7 +134,7 @@ fn a_limit_is_over_all_channels_and_what_it_cuts_off_comes_with_the_next_poll() 
         let texts = texts(&poll);
         assert_eq!(texts.len(), [7, 7, 7, 7, 2, 0][polls]);
         found.extend(texts.into_iter().map(str::to_owned));
-        assert_eq!(answer.header("tidegate-cursor"), cursor(&poll));
+        assert_eq!(answer.field("tidegate-cursor"), cursor(&poll));
         assert_eq!(cursor(&poll).split('.').count(), 3);
         if poll["messages"].as_array().unwrap().is_empty() {
             assert_eq!(target, answer.next(), "and the cursor stays");
@@ -266,7 +153,7 @@ fn a_limit_is_over_all_channels_and_what_it_cuts_off_comes_with_the_next_poll() 
 
 #[test]
 fn messages_of_several_channels_come_oldest_first() {
-    let server = Server::start();
+    let server = Server::dev();
     for n in 0..20 {
         server.publish(["a", "b"][n % 2], &n.to_string());
     }
@@ -282,7 +169,7 @@ fn messages_of_several_channels_come_oldest_first() {
 
 #[test]
 fn the_limit_is_100_by_default_and_1000_at_most() {
-    let server = Server::start();
+    let server = Server::dev();
     let lines: String =
         (0..1001).map(|n| format!("{{\"channel\":\"a\",\"text\":\"{n}\"}}\n")).collect();
     assert_eq!(server.request("POST", "/publish?quiet=1", "", &lines).status, 200);
@@ -299,7 +186,7 @@ fn the_limit_is_100_by_default_and_1000_at_most() {
 
 #[test]
 fn last_is_per_channel() {
-    let server = Server::start();
+    let server = Server::dev();
     for n in 0..5 {
         server.publish("a", &format!("a{n}"));
         server.publish("b", &format!("b{n}"));
@@ -320,7 +207,7 @@ fn last_is_per_channel() {
 
 #[test]
 fn before_pages_backwards() {
-    let server = Server::start();
+    let server = Server::dev();
     let cursors: Vec<_> = (0..5).map(|n| server.publish("a", &n.to_string())).collect();
     let answer = server.get(&format!("/channels/a?before={}&limit=3", cursors[4]));
     let poll = answer.json();
@@ -343,17 +230,17 @@ fn before_pages_backwards() {
 
 #[test]
 fn an_etag_validates_and_never_positions() {
-    let server = Server::start();
+    let server = Server::dev();
     let one = server.publish("a", "one");
     let answer = server.get("/channels/a");
-    let tag = answer.header("etag").to_owned();
+    let tag = answer.field("etag").to_owned();
     assert!(tag.starts_with('"') && tag.ends_with('"'), "{tag} is strong");
     for header in [tag.clone(), format!("\"x\", W/{tag}"), "*".to_owned()] {
         let header = format!("If-None-Match: {header}\r\n");
         let same = server.request("GET", "/channels/a", &header, "");
         assert_eq!((same.status, &*same.body), (304, ""));
         for name in ["etag", "cache-control", "vary", "tidegate-cursor"] {
-            assert_eq!(same.header(name), answer.header(name), "{name}");
+            assert_eq!(same.field(name), answer.field(name), "{name}");
         }
     }
     let header = format!("If-None-Match: {tag}\r\n");
@@ -369,7 +256,7 @@ fn an_etag_validates_and_never_positions() {
 #[test]
 fn what_expired_is_told_as_a_gap_that_resumes_at_the_floor() {
     let config = "[[channel]]\nmatch = \"short\"\nlog = { messages = 2 }\n";
-    let server = Server::start_with("gap", config);
+    let server = Server::start("gap", config, &["--dev"]);
     let cursors: Vec<_> = (0..5).map(|n| server.publish("short", &n.to_string())).collect();
     let target = format!("/channels/short?since={}", cursors[0]);
     for target in [target.clone(), format!("{target}&wait=60s")] {
@@ -392,7 +279,7 @@ fn what_expired_is_told_as_a_gap_that_resumes_at_the_floor() {
 
 #[test]
 fn a_channel_is_ended_where_its_end_lies_behind_the_cursor() {
-    let server = Server::start();
+    let server = Server::dev();
     let one = server.publish("a", "one");
     server.publish("a", "two");
     let end = server.end("a");
@@ -409,7 +296,7 @@ fn a_channel_is_ended_where_its_end_lies_behind_the_cursor() {
 
 #[test]
 fn a_long_poll_answers_at_once_with_messages() {
-    let server = Server::start();
+    let server = Server::dev();
     let one = server.publish("a", "one");
     server.publish("a", "two");
     let began = Instant::now();
@@ -423,13 +310,13 @@ fn a_long_poll_answers_at_once_with_messages() {
 
 #[test]
 fn a_long_poll_waits_for_the_first_delivery() {
-    let server = Server::start();
+    let server = Server::dev();
     let mut target = "/channels/a?wait=60s".to_owned();
     server.publish("a", "before: the default is now");
     for _ in 0..3 {
-        let waiting = server.wait(&target);
+        let mut waiting = server.wait_at(&target);
         let two = server.publish("a", "two");
-        let answer = Answer::read(waiting);
+        let answer = waiting.answer("GET");
         let poll = answer.json();
         assert_eq!((texts(&poll), cursor(&poll)), (vec!["two"], &*two));
         target = answer.next();
@@ -440,17 +327,17 @@ fn a_long_poll_waits_for_the_first_delivery() {
 
 #[test]
 fn a_long_poll_of_several_channels_moves_on_in_those_that_had_something() {
-    let server = Server::start();
+    let server = Server::dev();
     let (a, b) = (server.publish("a", "one"), server.publish("b", "two"));
-    let waiting = server.wait(&format!("/channels/a,b?since={a}.{b}&wait=60s"));
+    let mut waiting = server.wait_at(&format!("/channels/a,b?since={a}.{b}&wait=60s"));
     let three = server.publish("b", "three");
-    let poll = Answer::read(waiting).json();
+    let poll = waiting.answer("GET").json();
     assert_eq!((texts(&poll), cursor(&poll)), (vec!["three"], &*format!("{a}.{three}")));
 }
 
 #[test]
 fn a_long_poll_has_an_empty_list_at_its_deadline() {
-    let server = Server::start();
+    let server = Server::dev();
     let one = server.publish("a", "one");
     let began = Instant::now();
     let answer = server.get(&format!("/channels/a?since={one}&wait=250ms"));
@@ -459,23 +346,23 @@ fn a_long_poll_has_an_empty_list_at_its_deadline() {
     assert_eq!(answer.status, 200);
     check_nothing(&answer.json(), &one);
     // The same request is answered the same.
-    let header = format!("If-None-Match: {}\r\n", answer.header("etag"));
+    let header = format!("If-None-Match: {}\r\n", answer.field("etag"));
     let target = format!("/channels/a?since={one}&wait=1ms");
     assert_eq!(server.request("GET", &target, &header, "").status, 304);
 }
 
 #[test]
 fn a_long_poll_answers_at_once_with_an_end_and_when_all_channels_have_ended() {
-    let server = Server::start();
+    let server = Server::dev();
     let one = server.publish("a", "one");
-    let waiting = server.wait(&format!("/channels/a?since={one}&wait=60s"));
+    let mut waiting = server.wait_at(&format!("/channels/a?since={one}&wait=60s"));
     let end = server.end("a");
-    let poll = Answer::read(waiting).json();
+    let poll = waiting.answer("GET").json();
     assert_eq!((texts(&poll), strings(&poll, "ended"), cursor(&poll)), (vec![], vec!["a"], &*end));
     // Of two channels one has ended before its position: the other is waited for.
-    let waiting = server.wait(&format!("/channels/a,b?since={end}&wait=60s"));
+    let mut waiting = server.wait_at(&format!("/channels/a,b?since={end}&wait=60s"));
     let two = server.publish("b", "two");
-    let poll = Answer::read(waiting).json();
+    let poll = waiting.answer("GET").json();
     assert_eq!((texts(&poll), strings(&poll, "ended")), (vec!["two"], vec!["a"]));
     let end_of_b = server.end("b");
     let began = Instant::now();
@@ -495,11 +382,11 @@ fn a_long_poll_answers_at_once_with_an_end_and_when_all_channels_have_ended() {
 
 #[test]
 fn a_long_poll_is_told_a_gap_at_once() {
-    let server = Server::start();
+    let server = Server::dev();
     let one = server.publish("a", "one");
-    let waiting = server.wait(&format!("/channels/a?since={one}&wait=60s"));
+    let mut waiting = server.wait_at(&format!("/channels/a?since={one}&wait=60s"));
     assert_eq!(server.request("DELETE", "/channels/a", "", "").status, 204);
-    let poll = Answer::read(waiting).json();
+    let poll = waiting.answer("GET").json();
     let gap = &poll["gaps"][0];
     assert_eq!((&gap["reason"], &gap["requested"]), (&"dropped".into(), &(*one).into()));
     assert_eq!((texts(&poll), cursor(&poll)), (vec![], gap["resumed"].as_str().unwrap()));
@@ -512,12 +399,12 @@ fn a_long_poll_is_told_a_gap_at_once() {
 #[test]
 fn a_channel_that_keeps_nothing_can_be_waited_for() {
     let config = "[[channel]]\nmatch = \"live.*\"\nlog = { messages = 0 }\n";
-    let server = Server::start_with("live", config);
+    let server = Server::start("live", config, &["--dev"]);
     let mut since = "now".to_owned();
     for text in ["one", "two", "three"] {
-        let waiting = server.wait(&format!("/channels/live.a?since={since}&wait=60s"));
+        let mut waiting = server.wait_at(&format!("/channels/live.a?since={since}&wait=60s"));
         server.publish("live.a", text);
-        let poll = Answer::read(waiting).json();
+        let poll = waiting.answer("GET").json();
         assert_eq!((texts(&poll), &poll["gaps"]), (vec![text], &Value::Array(Vec::new())));
         since = cursor(&poll).to_owned();
         server.until_waiting(0);
@@ -530,8 +417,8 @@ fn a_channel_that_keeps_nothing_can_be_waited_for() {
 
 #[test]
 fn a_client_that_leaves_waits_no_longer() {
-    let server = Server::start();
-    let waiting = server.wait("/channels/a?wait=60s");
+    let server = Server::dev();
+    let waiting = server.wait_at("/channels/a?wait=60s");
     let count = |server: &Server| server.poll("/channels?prefix=a")["channels"].clone();
     assert_eq!(count(&server)[0]["subscribers"]["long-poll"], 1);
     drop(waiting);
@@ -543,7 +430,7 @@ fn a_client_that_leaves_waits_no_longer() {
 fn thousands_of_publications_are_each_polled_once_and_in_order() {
     const COUNT: usize = 3000;
     let config = "[[channel]]\nmatch = \">\"\nlog = { messages = 10_000 }\n";
-    let server = Server::start_with("order", config);
+    let server = Server::start("order", config, &["--dev"]);
     thread::scope(|scope| {
         let publisher = scope.spawn(|| {
             let mut stream = TcpStream::connect(server.address).unwrap();
@@ -587,15 +474,14 @@ fn thousands_of_publications_are_each_polled_once_and_in_order() {
 #[cfg(unix)]
 #[test]
 fn draining_answers_who_waits_so_that_they_go_elsewhere() {
-    let mut server = Server::start();
+    let mut server = Server::dev();
     let one = server.publish("a", "one");
-    let waiting = server.wait(&format!("/channels/a?since={one}&wait=60s"));
+    let mut waiting = server.wait_at(&format!("/channels/a?since={one}&wait=60s"));
     let began = Instant::now();
-    let pid = server.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-    let answer = Answer::read(waiting);
+    server.terminate();
+    let answer = waiting.answer("GET");
     assert_eq!(answer.status, 200);
     check_nothing(&answer.json(), &one);
-    assert!(server.child.wait().unwrap().success());
+    assert!(server.wait().0.success());
     assert!(began.elapsed() < SOON);
 }
