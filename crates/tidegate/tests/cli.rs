@@ -119,11 +119,47 @@ fn what_is_typed_wrongly_exits_with_2() {
 }
 
 #[test]
+fn a_handshake_is_answered() {
+    // RFC 6455 section 1.3.
+    let accept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\n";
+    check(&["accept", "dGhlIHNhbXBsZSBub25jZQ=="], &[], 0, accept, "");
+    for key in ["", "dGhlIHNhbXBsZQ==", "dGhlIHNhbXBsZSBub25jZQ", "not base64"] {
+        let outcome = tidegate(&["accept", key], &[]);
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{key}");
+        assert!(outcome.stderr.contains("a key is 16 bytes in base64"), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_frame_is_taken_apart() {
+    // RFC 6455 section 5.7: a masked text frame.
+    let stdout = "\
+frame 1: text, masked as a client's, 5 bytes (11 in all)
+     0  81                       1.......  FIN: the last frame of its message
+                                 .000....  no RSV: no extension
+                                 ....0001  opcode 0x1: text
+     1  85                       1.......  MASK: a client's
+                                 .0000101  length: 5 bytes of payload
+     2  37 fa 21 3d                        masking key
+     6  7f 9f 4d 51 58                     payload, masked
+     6  48 65 6c 6c 6f                     Hello     payload, unmasked
+";
+    check(&["frame", "81 85 37 fa 21 3d 7f 9f 4d 51 58"], &[], 0, stdout, "");
+    let outcome = tidegate(&["frame", "--from", "client", "88", "02", "03ed"], &[]);
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stdout.contains("\nwrong: a client must mask its frames (§5.1)\n"));
+    assert!(outcome.stdout.ends_with("\nwrong: close code 1005 must not be sent (§7.4)\n"));
+    let stderr = "error: 'x', character 3 of the input, is no hexadecimal digit; 0-9, a-f and A-F \
+                  are allowed, and between them spaces, ':', ',' and \"0x\"\n";
+    check(&["frame", "81x"], &[], 2, "", stderr);
+}
+
+#[test]
 fn what_comes_later_says_so() {
-    for name in ["pub", "sub", "ws", "frame", "accept", "token", "bench"] {
+    for name in ["pub", "sub", "ws", "token", "bench"] {
         let stderr = format!(
             "error: 'tidegate {name}' is not yet in this version\n\n\
-             What there is: tidegate serve, tidegate check. See 'tidegate --help'.\n"
+             What there is: tidegate serve, check, frame, accept. See 'tidegate --help'.\n"
         );
         check(&[name], &[], 2, "", &stderr);
         check(&[name, "--help"], &[], 2, "", &stderr);
@@ -149,8 +185,18 @@ fn a_server_that_cannot_start_exits_with_1_and_insecure_is_said_before() {
 fn help_is_for_what_exists() {
     let outcome = tidegate(&["--help"], &[]);
     assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
-    assert!(outcome.stdout.contains("\n  serve  Serve channels until told to stop\n"));
-    assert!(outcome.stdout.contains("\n  check  Say what is wrong with a configuration file"));
+    for (name, what) in [
+        ("serve", "Serve channels until told to stop"),
+        ("check", "Say what is wrong with a configuration file"),
+        ("frame", "Take WebSocket frames apart"),
+        ("accept", "Compute a WebSocket handshake's answer"),
+    ] {
+        let is_it = |line: &str| {
+            let rest = line.trim_start().strip_prefix(name);
+            rest.is_some_and(|it| it.trim_start().starts_with(what))
+        };
+        assert!(outcome.stdout.lines().any(is_it), "{name}: {}", outcome.stdout);
+    }
     assert!(!outcome.stdout.contains("bench"));
     assert!(outcome.stdout.lines().all(|line| line.len() <= 100), "{}", outcome.stdout);
     let outcome = tidegate(&["serve", "--help"], &[]);

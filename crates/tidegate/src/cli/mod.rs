@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+mod accept;
 mod check;
+mod frame;
 mod serve;
 
 /// Something failed while it ran.
@@ -34,8 +36,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Pub(_) => later("pub"),
         Command::Sub(_) => later("sub"),
         Command::Ws(_) => later("ws"),
-        Command::Frame(_) => later("frame"),
-        Command::Accept(_) => later("accept"),
+        Command::Frame(args) => frame::run(&args),
+        Command::Accept(args) => accept::run(&args),
         Command::Token(_) => later("token"),
         Command::Bench(_) => later("bench"),
     }
@@ -44,7 +46,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn later(name: &str) -> ExitCode {
     eprintln!(
         "error: 'tidegate {name}' is not yet in this version\n\n\
-         What there is: tidegate serve, tidegate check. See 'tidegate --help'."
+         What there is: tidegate serve, check, frame, accept. See 'tidegate --help'."
     );
     ExitCode::from(USAGE)
 }
@@ -68,6 +70,8 @@ Examples:
       Subscribe to that channel.
   tidegate check tidegate.toml
       Say what is wrong with a configuration file, if anything is.
+  tidegate frame 81858b55d8f0e330b49ce4
+      Take a WebSocket frame apart.
 
 Exit codes: 0 success, 1 failure, 2 usage, 78 configuration.";
 
@@ -90,10 +94,8 @@ enum Command {
     Sub(LaterArgs),
     #[command(hide = true, disable_help_flag = true)]
     Ws(LaterArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Frame(LaterArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Accept(LaterArgs),
+    Frame(frame::FrameArgs),
+    Accept(accept::AcceptArgs),
     #[command(hide = true, disable_help_flag = true)]
     Token(LaterArgs),
     #[command(hide = true, disable_help_flag = true)]
