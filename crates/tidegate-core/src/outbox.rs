@@ -136,6 +136,12 @@ impl<T: Weight> Outbox<T> {
         self.items.front()
     }
 
+    /// The newest item.
+    #[must_use]
+    pub fn newest(&self) -> Option<&T> {
+        self.items.back()
+    }
+
     /// Takes the oldest item. The last one leaves no memory behind.
     pub fn pop(&mut self) -> Option<T> {
         let item = self.items.pop_front()?;
@@ -174,7 +180,7 @@ impl<T: Weight> Outbox<T> {
 mod tests {
     use super::*;
 
-    /// A name and a weight.
+    /// A name and a weight. `!` is an end: neither it nor what it ends makes the other worthless.
     type Item = (char, usize);
 
     impl Weight for Item {
@@ -182,7 +188,7 @@ mod tests {
             self.1
         }
         fn supersedes(&self, older: &Self) -> bool {
-            self.0 == older.0
+            self.0 == older.0 && self.0 != '!'
         }
     }
 
@@ -229,6 +235,10 @@ mod tests {
     fn conflation_keeps_the_newest_of_each_name() {
         check(Policy::Conflate, &[('a', 1), ('a', 2), ('a', 3), ('a', 4)], Pushed::Dropped, "a");
         check(Policy::Conflate, &[('a', 1), ('b', 2), ('b', 3), ('a', 4)], Pushed::Dropped, "ba");
+        // An end comes in beside the newest of each, or alone where there is no room for more.
+        check(Policy::Conflate, &[('a', 1), ('b', 1), ('a', 1), ('!', 1)], Pushed::Dropped, "ba!");
+        check(Policy::Conflate, &[('a', 3), ('b', 3), ('c', 3), ('!', 10)], Pushed::Dropped, "!");
+        check(Policy::Conflate, &[('!', 1), ('a', 1), ('a', 1), ('a', 1)], Pushed::Dropped, "!a");
         // More names than room: the oldest goes.
         check(Policy::Conflate, &[('a', 1), ('b', 1), ('c', 1), ('d', 1)], Pushed::Dropped, "bcd");
     }

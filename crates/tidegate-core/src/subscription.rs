@@ -68,7 +68,7 @@ pub enum Step<T> {
 pub enum Offered {
     /// The outbox was full and the policy is to disconnect.
     Disconnect,
-    /// It was behind the tail, or the subscription is not live.
+    /// It was behind the tail or an end, or the subscription is not live.
     Ignored,
     /// The outbox was full, or another epoch began: it is empty now, and the log will be read.
     Spilled,
@@ -147,6 +147,10 @@ impl<T: Item> Subscription<T> {
     pub fn offer(&mut self, item: T, bounds: &OutboxBounds) -> Offered {
         let to = item.position();
         if self.mode != Mode::Live || is_behind(to, self.tail) {
+            return Offered::Ignored;
+        }
+        if self.outbox.newest().is_some_and(Item::is_end) {
+            // Of the channel made anew: nothing of it follows an end, or displaces it.
             return Offered::Ignored;
         }
         if to.epoch != self.tail.epoch {
@@ -494,6 +498,38 @@ mod tests {
         assert_eq!(it.offer(Fake(100, 99), &bounds(9, Policy::Spill)), Offered::Ignored);
         it.handle_gap(Gap { requested: at(0), resumed: at(200), reason: GapReason::Dropped });
         assert_eq!((it.next(), it.wants_page()), (None, None));
+    }
+
+    #[test]
+    fn no_policy_drops_an_end_for_what_comes_after_it() {
+        for policy in [Policy::Conflate, Policy::DropOldest] {
+            let mut it = live(96);
+            for n in [97, 98, 99] {
+                it.offer(Fake(n, n - 1), &bounds(2, policy));
+            }
+            // The channel was made anew before a slow subscriber has its end.
+            for n in 100..110 {
+                assert_eq!(it.offer(Fake(n, n - 1), &bounds(2, policy)), Offered::Ignored);
+            }
+            let steps: Vec<_> = std::iter::from_fn(|| it.next()).collect();
+            assert_eq!(steps.last(), Some(&Step::Item(Fake(99, 98))), "{policy:?}: {steps:?}");
+            assert_eq!(it.mode(), Mode::Ended);
+        }
+    }
+
+    #[test]
+    fn no_policy_drops_a_gap_that_waits() {
+        for policy in [Policy::Conflate, Policy::DropOldest] {
+            let first = Gap { requested: at(3), resumed: at(10), reason: GapReason::Expired };
+            let mut it: Subscription<Fake> = Subscription::new(at(10), Some(first));
+            it.level_with(at(10));
+            for n in 11..20 {
+                it.offer(Fake(n, n - 1), &bounds(1, policy));
+            }
+            assert_eq!(it.next(), Some(gap(3, 10, GapReason::Expired)), "{policy:?}");
+            assert_eq!(it.next(), Some(gap(10, 18, GapReason::Slow)), "{policy:?}");
+            assert_eq!(it.next(), Some(Step::Item(Fake(19, 18))), "{policy:?}");
+        }
     }
 
     #[test]
