@@ -129,7 +129,7 @@ impl<S> Hub<S> {
         self.channels.get(channel)
     }
 
-    /// Every channel that the hub follows.
+    /// Every channel that the hub follows, in no order.
     pub fn channels(&self) -> impl Iterator<Item = (&ChannelName, &HubChannel<S>)> {
         self.channels.iter()
     }
@@ -187,7 +187,10 @@ impl<S> Hub<S> {
                 }
                 TailEvent::Broken => {
                     self.turn += 1;
-                    for (channel, it) in &mut self.channels {
+                    // By name: a map's own order is another in each run.
+                    let mut channels: Vec<_> = self.channels.iter_mut().collect();
+                    channels.sort_unstable_by_key(|(name, _)| *name);
+                    for (channel, it) in channels {
                         effects.extend(it.read_on(channel, None, &mut self.asked));
                     }
                 }
@@ -439,6 +442,32 @@ mod tests {
         let mut hub = hub();
         let dirty = [name()].into();
         assert_eq!(hub.handle(Drained { events: Vec::new(), dirty }), [read(1, 10, 10)]);
+    }
+
+    #[test]
+    fn what_is_broken_or_marked_is_read_by_name() {
+        let mut hub = Hub::default();
+        let names: Vec<_> =
+            (10..40).map(|it| ChannelName::parse(&it.to_string()).unwrap()).collect();
+        let lineage = Lineage::new(Epoch::new(1));
+        for name in names.iter().rev() {
+            hub.subscribe(name, ());
+            hub.open(
+                name,
+                &ChannelState { floor: 0, head: 10, ended: None, lineage: lineage.clone() },
+            );
+        }
+        let (marked, broken) = names.split_at(15);
+        let dirty = marked.iter().cloned().collect();
+        let marks = hub.handle(Drained { events: Vec::new(), dirty });
+        let breaks = hub.handle(Drained { events: vec![TailEvent::Broken], ..Drained::default() });
+        for (effects, names) in [(marks, marked), (breaks, broken)] {
+            let read = effects.iter().map(|it| match it {
+                Effect::Read { channel, .. } => channel,
+                other => panic!("{other:?}"),
+            });
+            assert!(read.eq(names), "{effects:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! It never refuses and never grows past its bounds: what does not fit marks its channel dirty, and
 //! the hub then reads the log. Marks are at most as many as the channels that the worker watches.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::channel::ChannelName;
@@ -35,7 +35,7 @@ pub enum TailEvent {
 pub struct InboxQueue {
     events: Vec<TailEvent>,
     bytes: usize,
-    dirty: HashSet<ChannelName>,
+    dirty: BTreeSet<ChannelName>,
     broken: bool,
     events_max: usize,
     bytes_max: usize,
@@ -46,8 +46,9 @@ pub struct InboxQueue {
 pub struct Drained {
     /// In the order in which the tail said it.
     pub events: Vec<TailEvent>,
-    /// Channels of which something did not fit.
-    pub dirty: HashSet<ChannelName>,
+    /// Channels of which something did not fit. In order of their names: that of a hash would differ
+    /// from run to run, and reads follow it.
+    pub dirty: BTreeSet<ChannelName>,
 }
 
 impl InboxQueue {
@@ -58,7 +59,7 @@ impl InboxQueue {
         Self {
             events: Vec::new(),
             bytes: 0,
-            dirty: HashSet::new(),
+            dirty: BTreeSet::new(),
             broken: false,
             events_max: events_max.max(1),
             bytes_max,
@@ -139,8 +140,7 @@ mod tests {
         assert!(!inbox.push(entry("c", 1)));
         let drained = inbox.drain(Vec::new());
         assert_eq!(drained.events, [entry("a", 1), entry("b", 1)]);
-        let mut dirty: Vec<_> = drained.dirty.iter().map(ChannelName::as_str).collect();
-        dirty.sort_unstable();
+        let dirty: Vec<_> = drained.dirty.iter().map(ChannelName::as_str).collect();
         assert_eq!(dirty, ["a", "c"]);
         assert!(inbox.is_empty() && inbox.push(entry("a", 3)), "drained, so the next push wakes");
     }

@@ -1,6 +1,7 @@
 //! Purity: the crates that are given `now`, bytes and seeds name no clock, socket, environment,
 //! randomness or task. clippy's `disallowed-methods` see through renames; this sees what those
-//! lists leave out, and says why.
+//! lists leave out, and says why. The seed of std's hash tables is randomness too: it keeps peers from
+//! choosing names that collide, and may reach nothing else.
 
 use super::{Finding, Source};
 
@@ -28,6 +29,16 @@ const IMPURE: &[(&str, &str)] = &[
     ("getrandom", "randomness"),
 ];
 
+/// Tables of std's, whose order is another in each run: a seed would not stand for one run any more.
+const ORDERLESS: &[&str] = &["HashMap", "HashSet"];
+
+/// Files that may have one, and why its order reaches nothing.
+const ORDER_IS_HARMLESS: &[(&str, &str)] = &[
+    ("crates/tidegate-core/src/hub.rs", "looked up by name; all channels are sorted first"),
+    ("crates/tidegate-core/src/log/keys.rs", "looked up by key; what expires is in a queue"),
+    ("crates/tidegate-core/src/log/mod.rs", "looked up by name, summed up, or sorted first"),
+];
+
 /// Checks one file; what is not the code of a pure crate passes.
 pub(super) fn check(source: &Source) -> Vec<Finding> {
     let Some(pure) = PURE.iter().find(|pure| source.path.starts_with(**pure)) else {
@@ -49,6 +60,16 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
                 place: format!("{}:{number}", source.path),
                 what: format!("`{word}` is {is}, and {name} is pure"),
                 remedy: "take it as an argument (`now`, a seed, bytes) from the crate that has it"
+                    .into(),
+            });
+        }
+        let is_harmless = ORDER_IS_HARMLESS.iter().any(|(path, _)| *path == source.path);
+        for word in ORDERLESS.iter().filter(|word| !is_harmless && names(code, word)) {
+            findings.push(Finding {
+                place: format!("{}:{number}", source.path),
+                what: format!("a `{word}` has another order in each run, and {name} is pure"),
+                remedy: "use a BTreeMap or BTreeSet; or sort wherever it is gone through, and say so in \
+                         tidy's purity.rs"
                     .into(),
             });
         }
@@ -96,6 +117,15 @@ mod tests {
         let text = "//! No tokio here.\nfn tokios() {} // tokio\n#[cfg(test)]\nmod tests { use std::fs; }\n";
         check_one("crates/tidegate-wire/src/lib.rs", text, &[]);
         check_one("crates/tidegate-wire/src/websocket/tests.rs", "use std::fs;\n", &[]);
+    }
+
+    #[test]
+    fn a_table_without_an_order_needs_a_reason() {
+        let text = "use std::collections::{BTreeMap, HashSet};\nlet it = HashMap::new();\n";
+        check_one("crates/tidegate-core/src/inbox.rs", text, &[1, 2]);
+        for (path, _) in ORDER_IS_HARMLESS {
+            check_one(path, text, &[]);
+        }
     }
 
     #[test]

@@ -55,6 +55,13 @@ fn bugs_in_the_glue_are_noticed() {
     }
 }
 
+#[test]
+fn a_seed_is_one_run_each_time() {
+    for seed in 0..SEEDS / 10 {
+        assert_eq!(run(seed, false), run(seed, false), "seed {seed}");
+    }
+}
+
 /// Runs every other seed from `first` on.
 fn simulate(first: u64) {
     if let Some(seed) = number("SIM_SEED") {

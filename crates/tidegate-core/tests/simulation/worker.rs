@@ -59,26 +59,15 @@ impl World {
             drained.events.retain(|it| *it != TailEvent::Broken);
         }
         self.stats.marks += drained.dirty.len();
-        let mut dirty: Vec<_> = std::mem::take(&mut drained.dirty).into_iter().collect();
-        dirty.sort_unstable();
-        self.trace(|| format!("worker {nth}: {} events, dirty {dirty:?}", drained.events.len()));
+        self.trace(|| {
+            let (events, dirty) = (drained.events.len(), &drained.dirty);
+            format!("worker {nth}: {events} events, dirty {dirty:?}")
+        });
         if self.fault == Some(Fault::ForgetMark) {
-            dirty.clear();
+            drained.dirty.clear();
         }
         let worker = &mut self.workers[nth];
-        let mut effects = worker.hub.handle(drained);
-        // One by one and in order, as sets have none and a seed has to stand for one run.
-        for channel in dirty {
-            let drained = Drained { events: Vec::new(), dirty: [channel].into() };
-            effects.extend(worker.hub.handle(drained));
-        }
-        for run in effects.chunk_by_mut(|a, b| is_read(a) && is_read(b)) {
-            run.sort_by_key(|it| match it {
-                Effect::Read { channel, .. } => Some(channel.clone()),
-                _ => None,
-            });
-        }
-        worker.effects.extend(effects);
+        worker.effects.extend(worker.hub.handle(drained));
     }
 
     fn check_inbox(&mut self, drained: &Drained) {
@@ -186,8 +175,4 @@ impl World {
         let effect = self.workers[nth].hub.open(channel, state);
         self.workers[nth].effects.extend(effect);
     }
-}
-
-fn is_read(effect: &Effect) -> bool {
-    matches!(effect, Effect::Read { .. })
 }

@@ -53,7 +53,7 @@ pub(crate) enum Pending {
 }
 
 /// What happened, so that a simulation in which nothing does is noticed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Stats {
     pub(crate) published: u64,
     pub(crate) received: u64,
