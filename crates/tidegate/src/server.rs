@@ -220,26 +220,34 @@ fn join(thread: JoinHandle<()>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Set in the process that is to end.
-    const VARIABLE: &str = "PANIC_IN_A_THREAD";
+    const VARIABLE: &str = "PANIC_ON_PURPOSE";
 
-    #[test]
-    fn a_panic_of_a_worker_ends_the_process() {
+    /// Checks that what panics ends the process: another one, which runs this `test` alone.
+    #[track_caller]
+    pub(crate) fn check_ends_the_process(test: &str, panics: impl FnOnce()) {
         if std::env::var_os(VARIABLE).is_some() {
-            let thread = spawn("worker".into(), || panic!("on purpose")).unwrap();
+            panics();
             // It does not come back from this where the process ends.
-            let _ = thread.join();
             std::process::exit(0);
         }
-        let name = "server::tests::a_panic_of_a_worker_ends_the_process";
         let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
+            .args(["--exact", test, "--nocapture"])
             .env(VARIABLE, "1")
             .output()
             .unwrap();
         assert_eq!(child.status.code(), Some(1), "{child:?}");
+        assert!(String::from_utf8_lossy(&child.stderr).contains("on purpose"), "{child:?}");
+    }
+
+    #[test]
+    fn a_panic_of_a_worker_ends_the_process() {
+        check_ends_the_process("server::tests::a_panic_of_a_worker_ends_the_process", || {
+            let thread = spawn("worker".into(), || panic!("on purpose")).unwrap();
+            let _ = thread.join();
+        });
     }
 }

@@ -606,3 +606,35 @@ fn allowed(access: Access, verb: &str, channel: &ChannelName) -> Result<(), Prob
         Access::Nobody => Err(Problem::denied(format!("nobody may {verb} channel \"{channel}\""))),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use tidegate_broker::{LogBounds, MemoryBroker, MemoryConfig};
+
+    use super::*;
+
+    /// A gateway with `--dev`, one worker's metrics, and nobody to send commands to.
+    pub(crate) fn gateway() -> Gateway {
+        let bounds = |_: &_| LogBounds { messages: 1, bytes: 1, age: Duration::from_secs(1) };
+        Gateway {
+            config: Arc::new(Config::dev()),
+            broker: Arc::new(MemoryBroker::new(MemoryConfig {
+                epoch_seed: 1,
+                bytes_max: 1 << 20,
+                keys_max: 1,
+                key_window: Duration::from_secs(1),
+                bounds: Arc::new(bounds),
+            })),
+            draining: AtomicBool::new(false),
+            commands: Vec::new(),
+            metrics: vec![Arc::default()],
+            compressed: Arc::default(),
+        }
+    }
+
+    /// A worker of it that nobody runs.
+    pub(crate) fn worker() -> Rc<Worker> {
+        let inbox = Arc::new(Inbox::new(16, 1 << 10));
+        Worker::new(&Arc::new(gateway()), SinkId(0), inbox, Arc::default())
+    }
+}

@@ -53,39 +53,19 @@ fn text(content_type: &'static str, body: impl Into<Bytes>) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
-
-    use tidegate_broker::{Broker as _, LogBounds, MemoryBroker, MemoryConfig};
+    use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::config::Config;
 
     #[test]
     fn it_is_ready_until_it_drains_or_the_broker_is_away() {
-        let bounds = |_: &_| LogBounds { messages: 1, bytes: 1, age: Duration::from_secs(1) };
-        let broker = Arc::new(MemoryBroker::new(MemoryConfig {
-            epoch_seed: 1,
-            bytes_max: 1 << 20,
-            keys_max: 1,
-            key_window: Duration::from_secs(1),
-            bounds: Arc::new(bounds),
-        }));
-        let gateway = Gateway {
-            config: Arc::new(Config::dev()),
-            broker: Arc::clone(&broker) as _,
-            draining: AtomicBool::new(false),
-            commands: Vec::new(),
-            metrics: Vec::new(),
-            compressed: Arc::default(),
-        };
+        let gateway = crate::worker::tests::gateway();
         assert_eq!(ready(&gateway).unwrap().status(), 200);
         gateway.draining.store(true, Ordering::Relaxed);
         let problem = ready(&gateway).err().unwrap();
         assert_eq!((problem.status.as_u16(), problem.is_draining), (503, true));
         gateway.draining.store(false, Ordering::Relaxed);
-        assert!(matches!(broker.seal(), tidegate_broker::Reply::Now(Ok(()))));
+        assert!(matches!(gateway.broker.seal(), tidegate_broker::Reply::Now(Ok(()))));
         let problem = ready(&gateway).err().unwrap();
         assert_eq!((problem.status.as_u16(), problem.is_draining), (503, false));
         // It lives all the while.

@@ -109,6 +109,8 @@ pub async fn run(worker: Rc<Worker>) {
 
 /// Does what the hub said, and what follows from that.
 pub async fn apply(worker: &Rc<Worker>, effects: Vec<Effect>) {
+    // Also where a task of its own waited for the log: the hub can't go on without what it brings.
+    let _guard = EndOnPanic;
     let mut effects: std::collections::VecDeque<_> = effects.into();
     while let Some(effect) = effects.pop_front() {
         match effect {
@@ -224,4 +226,48 @@ fn take_slice(
         slice.extend(subscribers.get(key).cloned());
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_core::cursor::Epoch;
+    use tidegate_core::inbox::TailEvent;
+    use tidegate_core::{Gap, GapReason, Position};
+
+    use super::*;
+    use crate::server::tests::check_ends_the_process;
+    use crate::worker::tests::worker;
+
+    /// Runs a task of a worker whose hub nobody can have, so that whoever asks for it panics.
+    fn run_without_a_hub<F: Future<Output = ()> + 'static>(task: impl FnOnce(Rc<Worker>) -> F) {
+        let options = tokio::runtime::LocalOptions::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().build_local(options).unwrap();
+        std::panic::set_hook(Box::new(|it| eprintln!("on purpose: {it}")));
+        runtime.block_on(async {
+            let worker = worker();
+            drop(worker.inbox.push(TailEvent::Back));
+            std::mem::forget(worker.hub.borrow_mut());
+            // A panic in a task comes back as an error.
+            let _ = tokio::task::spawn_local(task(worker)).await;
+        });
+    }
+
+    #[test]
+    fn a_panic_of_a_hub_ends_the_process() {
+        let test = "driver::hub::tests::a_panic_of_a_hub_ends_the_process";
+        check_ends_the_process(test, || run_without_a_hub(run));
+    }
+
+    #[test]
+    fn so_does_one_behind_a_late_page() {
+        let test = "driver::hub::tests::so_does_one_behind_a_late_page";
+        let channel = ChannelName::parse("a").unwrap();
+        let at = Position { epoch: Epoch::new(1), offset: 1 };
+        let gap = Gap { requested: at, resumed: at, reason: GapReason::Broker };
+        check_ends_the_process(test, || {
+            run_without_a_hub(|worker| async move {
+                apply(&worker, vec![Effect::Gap { channel, gap }]).await;
+            });
+        });
+    }
 }
