@@ -1,7 +1,8 @@
 //! JSON values one after another, cut anywhere: the body of `POST /publish` (CONTRACT 3).
 //!
 //! Line breaks between them are as good as any white space, so NDJSON is one case of it. Only what
-//! is a value by RFC 8259 comes out; what the value means is the caller's business.
+//! is a value by RFC 8259's grammar comes out; whether its strings are UTF-8, and what it means, is the
+//! caller's business.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use memchr::memchr_iter;
@@ -31,6 +32,8 @@ enum State {
     Reading,
     /// The current value is too large: it is read, but not kept.
     Skipping,
+    /// The current value is too large, which was told, and no JSON, which is told next.
+    Failing(JsonFault),
     /// No way to find the next value.
     Broken,
 }
@@ -68,9 +71,16 @@ impl JsonStream {
     /// [`JsonStreamError::TooLarge`] stands for one value: go on after it.
     /// [`JsonStreamError::Syntax`] is the last answer.
     pub fn next(&mut self, input: &mut Bytes) -> Option<Result<Bytes, JsonStreamError>> {
-        if self.state == State::Broken {
-            input.clear();
-            return None;
+        match self.state {
+            State::Reading | State::Skipping => {}
+            State::Failing(fault) => {
+                input.clear();
+                return Some(Err(self.broken(fault)));
+            }
+            State::Broken => {
+                input.clear();
+                return None;
+            }
         }
         while !input.is_empty() {
             if self.scanner.is_fresh() {
@@ -91,6 +101,12 @@ impl JsonStream {
                 }
                 Err(Fault { fault, at }) => {
                     self.pass(input, at);
+                    // As if the piece were cut here: what is too large by now is told as that first.
+                    let too_large = self.keep(input.split_to(at), Part::More);
+                    if too_large.is_some() {
+                        self.state = State::Failing(fault);
+                        return too_large;
+                    }
                     input.clear();
                     Some(Err(self.broken(fault)))
                 }
@@ -260,6 +276,14 @@ mod tests {
             ],
         );
         check(&"1".repeat(30), &[large]);
+        // One that is no JSON either is both, for where it was cut nobody knows that yet.
+        let broken = |column: u32| {
+            format!(
+                "<the body is not JSON: line 1, column {column}: found ']' where a value is due; what came before it was taken>"
+            )
+        };
+        check(&format!("[\"{}\",]", "x".repeat(16)), &[&broken(21)]);
+        check(&format!("[\"{}\",]", "x".repeat(17)), &[large, &broken(22)]);
     }
 
     #[test]
