@@ -9,7 +9,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tidegate_broker::memory::{MemoryBroker, MemoryConfig};
-use tidegate_broker::{Broker, Inbox, SinkId};
+use tidegate_broker::{Broker, Inbox, LogBounds, SinkId};
+use tidegate_core::ChannelName;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -49,7 +50,7 @@ pub enum Error {
     Start(#[from] io::Error),
 }
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves from memory until SIGTERM or SIGINT, then drains.
 ///
 /// # Errors
 ///
@@ -61,73 +62,136 @@ pub fn run(config: &Arc<Config>) -> Result<(), Error> {
         bytes_max: config.broker.max_bytes,
         keys_max: KEYS_MAX,
         key_window: config.broker.key_window,
-        bounds: {
-            let config = Arc::clone(config);
-            Arc::new(move |channel| config.channel(channel.as_str()).log)
-        },
+        bounds: bounds(config),
     }));
-    let broker: Arc<dyn Broker> = Arc::clone(&memory) as Arc<dyn Broker>;
-
-    let mut listeners = Vec::new();
-    for address in &config.listen {
-        let listener = open(*address)?;
-        eprintln!("listening on http://{}", listener.local_addr()?);
-        listeners.push(listener);
+    let (server, admin) = Server::start(config, Arc::clone(&memory) as Arc<dyn Broker>)?;
+    for address in server.addresses() {
+        eprintln!("listening on http://{address}");
     }
-    let admin = match config.admin {
-        Admin::On(address) => {
-            let listener = open(address)?;
-            eprintln!("admin on http://{}", listener.local_addr()?);
-            Some(listener)
-        }
-        Admin::Off | Admin::Main => None,
-    };
-
-    let workers = config.workers.get();
-    let inboxes: Vec<_> =
-        (0..workers).map(|_| Arc::new(Inbox::new(INBOX_EVENTS, INBOX_BYTES))).collect();
-    broker.tail(inboxes.clone());
-    let (commands, receivers): (Vec<_>, Vec<_>) =
-        (0..workers).map(|_| mpsc::channel(COMMANDS)).unzip();
-    let gateway = Arc::new(Gateway {
-        config: Arc::clone(config),
-        broker,
-        draining: AtomicBool::new(false),
-        commands,
-        metrics: (0..workers).map(|_| Arc::new(WorkerMetrics::default())).collect(),
-        compressed: Arc::default(),
-    });
-
-    let mut threads = Vec::new();
-    for (index, (inbox, receiver)) in inboxes.into_iter().zip(receivers).enumerate() {
-        let gateway = Arc::clone(&gateway);
-        let id = SinkId(u16::try_from(index).unwrap_or(u16::MAX));
-        threads.push(spawn(format!("worker-{index}"), move || {
-            worker::run(&gateway, id, inbox, receiver)
-        })?);
+    if let Some(listener) = &admin {
+        eprintln!("admin on http://{}", listener.local_addr()?);
     }
-    let (stop, stopped) = watch::channel(false);
-    let acceptor = {
-        let gateway = Arc::clone(&gateway);
-        spawn("accept".into(), move || accept::run(&gateway, listeners, &stopped))?
-    };
-
     let control = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    control.block_on(control_loop(&gateway, &memory, admin, &stop))?;
-    join(acceptor);
-    threads.into_iter().for_each(join);
+    control.block_on(control_loop(&server, &memory, admin))?;
+    server.join();
     tracing::info!("stopped");
     Ok(())
 }
 
+/// The bounds that a configuration gives each channel's log.
+#[must_use]
+pub fn bounds(config: &Arc<Config>) -> Arc<dyn Fn(&ChannelName) -> LogBounds + Send + Sync> {
+    let config = Arc::clone(config);
+    Arc::new(move |channel| config.channel(channel.as_str()).log)
+}
+
+/// A gateway in front of any broker: its listeners and threads.
+pub struct Server {
+    gateway: Arc<Gateway>,
+    addresses: Vec<SocketAddr>,
+    stop: watch::Sender<bool>,
+    acceptor: JoinHandle<()>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Opens the listeners and starts the threads. The admin's listener is answered: it is served
+    /// on no worker, so by whoever started this.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], before anything was served.
+    pub fn start(
+        config: &Arc<Config>,
+        broker: Arc<dyn Broker>,
+    ) -> Result<(Self, Option<std::net::TcpListener>), Error> {
+        let listeners: Vec<_> =
+            config.listen.iter().map(|it| open(*it)).collect::<Result<_, _>>()?;
+        let addresses = listeners.iter().map(|it| it.local_addr()).collect::<Result<_, _>>()?;
+        let admin = match config.admin {
+            Admin::On(address) => Some(open(address)?),
+            Admin::Off | Admin::Main => None,
+        };
+        let count = config.workers.get();
+        let inboxes: Vec<_> =
+            (0..count).map(|_| Arc::new(Inbox::new(INBOX_EVENTS, INBOX_BYTES))).collect();
+        broker.tail(inboxes.clone());
+        let (commands, receivers): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| mpsc::channel(COMMANDS)).unzip();
+        let gateway = Arc::new(Gateway {
+            config: Arc::clone(config),
+            broker,
+            draining: AtomicBool::new(false),
+            commands,
+            metrics: (0..count).map(|_| Arc::new(WorkerMetrics::default())).collect(),
+            compressed: Arc::default(),
+        });
+
+        let mut workers = Vec::new();
+        for (index, (inbox, receiver)) in inboxes.into_iter().zip(receivers).enumerate() {
+            let gateway = Arc::clone(&gateway);
+            let id = SinkId(u16::try_from(index).unwrap_or(u16::MAX));
+            workers.push(spawn(format!("worker-{index}"), move || {
+                worker::run(&gateway, id, inbox, receiver)
+            })?);
+        }
+        let (stop, stopped) = watch::channel(false);
+        let acceptor = {
+            let gateway = Arc::clone(&gateway);
+            spawn("accept".into(), move || accept::run(&gateway, listeners, &stopped))?
+        };
+        Ok((Self { gateway, addresses, stop, acceptor, workers }, admin))
+    }
+
+    /// Where it listens, with the real ports.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Takes no connections any more, seals the broker, and ends every stream and connection within
+    /// the configured time.
+    pub async fn drain(&self) {
+        let within = self.gateway.config.drain;
+        tracing::info!(?within, "draining");
+        self.gateway.draining.store(true, Ordering::Relaxed);
+        // No new connections; those that wait in the backlog are reset, as by any server that stops.
+        let _ = self.stop.send(true);
+        if self.gateway.broker.seal().await.is_err() {
+            tracing::warn!("the broker could not be sealed");
+        }
+        for worker in &self.gateway.commands {
+            // A worker that has ended already has nothing to drain.
+            let _ = worker.send(Command::Drain(within)).await;
+        }
+        let workers_done = async {
+            while self.gateway.commands.iter().any(|it| !it.is_closed()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = tokio::time::timeout(within + Duration::from_secs(1), workers_done).await;
+    }
+
+    /// Waits for the threads, which end once they were drained.
+    pub fn join(self) {
+        join(self.acceptor);
+        self.workers.into_iter().for_each(join);
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
 /// What lives on no worker: signals, the sweep of the log, the admin listener, and the drain.
 async fn control_loop(
-    gateway: &Arc<Gateway>,
+    server: &Server,
     memory: &Arc<MemoryBroker>,
     admin: Option<std::net::TcpListener>,
-    stop: &watch::Sender<bool>,
 ) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -139,7 +203,7 @@ async fn control_loop(
     if let Some(listener) = admin {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         tasks.spawn_local(connection::admin::serve(
-            Arc::clone(gateway),
+            Arc::clone(&server.gateway),
             Rc::clone(&refusals),
             listener,
         ));
@@ -156,25 +220,8 @@ async fn control_loop(
             }
         }
     }
-    let within = gateway.config.drain;
-    tracing::info!(?within, "draining");
-    gateway.draining.store(true, Ordering::Relaxed);
-    // No new connections; those that wait in the backlog are reset, as by any server that stops.
-    let _ = stop.send(true);
-    if gateway.broker.seal().await.is_err() {
-        tracing::warn!("the broker could not be sealed");
-    }
-    for worker in &gateway.commands {
-        // A worker that has ended already has nothing to drain.
-        let _ = worker.send(Command::Drain(within)).await;
-    }
     // The admin listener goes on telling that we drain, until the workers are done.
-    let workers_done = async {
-        while gateway.commands.iter().any(|it| !it.is_closed()) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let _ = tokio::time::timeout(within + Duration::from_secs(1), workers_done).await;
+    server.drain().await;
     tasks.shutdown().await;
     refusals.turn();
     Ok(())
