@@ -41,8 +41,10 @@ pub struct ReadId(u64);
 pub struct HubChannel<S> {
     /// Everything through this was delivered to who is live; `None` until the channel is opened.
     last: Option<Position>,
-    /// A read that is under way; before the channel is opened, what has to be read then.
+    /// A read that is under way; before the channel is opened, what has come until then.
     reading: Option<Reading>,
+    /// Whether an end was seen and nothing after it.
+    has_ended: bool,
     /// The turn in which something was delivered last, and which effect says so: the next entry may
     /// join it. Entries of several channels come interleaved, and a batch is a channel's.
     batch: Option<(u64, usize)>,
@@ -101,18 +103,26 @@ impl<S> Default for Hub<S> {
 }
 
 impl<S> Hub<S> {
-    /// The broker watches `channel` for us since `state`: entries can be delivered. What came before
-    /// the answer did is read.
+    /// The broker watches `channel` for us since `state`: entries can be delivered. Nobody is live
+    /// before, so what came before the answer did is left to whoever reads the log; only what that can't
+    /// tell the end of, such as a mark, is read.
     pub fn open(&mut self, channel: &ChannelName, state: &ChannelState) -> Option<Effect> {
         let it = self.channels.get_mut(channel)?;
-        let last = state.now();
+        let mut last = state.now();
+        it.has_ended |= state.ended.is_some();
         if let Some(opened) = it.last {
             // By an answer to who subscribed and left before: it may be older than this one.
             let is_level = last.epoch == opened.epoch && last.offset <= opened.offset;
             return if is_level { None } else { it.read_on(channel, Some(last), &mut self.asked) };
         }
+        let reading = it.reading.take();
+        if let Some(seen) = reading.as_ref().and_then(|it| it.at_least)
+            && seen.epoch == last.epoch
+        {
+            last.offset = last.offset.max(seen.offset);
+        }
         it.last = Some(last);
-        let reading = it.reading.take()?;
+        let reading = reading?;
         (!reading.is_met_by(last))
             .then(|| it.read(channel, last, reading.at_least, &mut self.asked))
     }
@@ -142,7 +152,8 @@ impl<S> Hub<S> {
         }
         let mut subscribers = Slab::new();
         let key = subscribers.insert(subscriber);
-        let it = HubChannel { last: None, reading: None, batch: None, subscribers };
+        let it =
+            HubChannel { last: None, reading: None, has_ended: false, batch: None, subscribers };
         self.channels.insert(channel.clone(), it);
         (key, true)
     }
@@ -208,6 +219,7 @@ impl<S> Hub<S> {
     fn handle_dropped(&mut self, channel: ChannelName, floor: Position, effects: &mut Vec<Effect>) {
         let Some(it) = self.channels.get_mut(&channel) else { return };
         it.batch = None;
+        it.has_ended = false;
         // Not open yet: who subscribes reads the log, whose floor tells the drop.
         let Some(requested) = it.last else { return };
         if floor.epoch != requested.epoch {
@@ -234,6 +246,7 @@ impl<S> Hub<S> {
             return effects;
         };
         let tail = page.tail();
+        let ended = page.state.ended;
         let Page { gap, mut entries, is_last, .. } = page;
         // A drop that came while the read was under way has moved `last` past the page.
         let reached = if tail.epoch == last.epoch && tail.offset < last.offset {
@@ -247,6 +260,7 @@ impl<S> Hub<S> {
             tail
         };
         it.last = Some(reached);
+        it.has_ended |= ended.is_some();
         if !entries.is_empty() {
             effects.push(Effect::Deliver { channel: channel.clone(), entries });
         }
@@ -272,6 +286,13 @@ impl<S> HubChannel<S> {
         self.last
     }
 
+    /// Whether the channel may have ended at or before [`Self::last`], so that who begins there has an
+    /// end to be told.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
     fn handle_entry(
         &mut self,
         entry: Arc<Entry>,
@@ -280,6 +301,8 @@ impl<S> HubChannel<S> {
         effects: &mut Vec<Effect>,
     ) {
         let to = entry.position;
+        let is_end = entry.is_end();
+        self.has_ended |= is_end;
         let chains = self.last.filter(|last| {
             self.reading.is_none() && to.epoch == last.epoch && entry.prev <= last.offset
         });
@@ -291,7 +314,7 @@ impl<S> HubChannel<S> {
             return;
         }
         self.last = Some(to);
-        let is_end = entry.is_end();
+        self.has_ended = is_end;
         let at = self.batch.filter(|(since, _)| *since == turn).map(|(_, at)| at);
         if let Some(Effect::Deliver { entries, .. }) = at.and_then(|at| effects.get_mut(at)) {
             entries.push(entry);
@@ -484,13 +507,40 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_the_channel_was_open_is_read() {
+    fn what_came_before_the_channel_was_open_is_for_nobody() {
         let mut hub = Hub::default();
         hub.subscribe(&name(), ());
-        assert_eq!(tell(&mut hub, &[entry(11, 3)]), []);
+        assert_eq!(tell(&mut hub, &[entry(11, 3), entry(12, 11)]), []);
         let lineage = Lineage::new(Epoch::new(1));
         let state = ChannelState { floor: 0, head: 10, ended: None, lineage };
-        assert_eq!(hub.open(&name(), &state), Some(read(1, 10, 11)));
+        assert_eq!(hub.open(&name(), &state), None);
+        assert_eq!(hub.last(&name()), Some(at(12)));
+        let next = [entry(15, 12)];
+        assert_eq!(tell(&mut hub, &next), [deliver(&next)]);
+    }
+
+    #[test]
+    fn an_end_is_remembered_until_something_follows_it() {
+        let mut hub = Hub::default();
+        let has_ended = |hub: &Hub<()>| hub.channel(&name()).unwrap().has_ended();
+        hub.subscribe(&name(), ());
+        tell(&mut hub, &[make(at(11), 10, Body::End)]);
+        let lineage = Lineage::new(Epoch::new(1));
+        let state = ChannelState { floor: 0, head: 10, ended: None, lineage };
+        hub.open(&name(), &state);
+        assert!(has_ended(&hub), "it came before the answer did");
+        tell(&mut hub, &[entry(12, 11)]);
+        assert!(!has_ended(&hub), "the channel was made anew");
+        tell(&mut hub, &[make(at(13), 12, Body::End), entry(12, 11)]);
+        assert!(has_ended(&hub), "what was read before says nothing");
+        let dropped = TailEvent::Dropped { channel: name(), floor: at(20) };
+        hub.handle(Drained { events: vec![dropped], ..Drained::default() });
+        assert!(!has_ended(&hub));
+        hub.handle(Drained { events: Vec::new(), dirty: [name()].into() });
+        let state = ChannelState { head: 21, ended: Some(21), ..state };
+        let page = Page { gap: None, entries: Vec::new(), next: at(21), is_last: true, state };
+        hub.handle_page(&name(), ReadId(1), page);
+        assert!(has_ended(&hub));
     }
 
     #[test]
@@ -522,14 +572,15 @@ mod tests {
         assert_eq!(tell(&mut hub, &[entry(14, 12)]), [read(1, 10, 14)]);
         hub.unsubscribe(&name(), 0);
         hub.subscribe(&name(), ());
-        assert_eq!(tell(&mut hub, &[entry(21, 20)]), []);
+        assert_eq!(tell(&mut hub, &[entry(24, 23)]), []);
         assert_eq!(answer(&mut hub, 1, &[], 16), []);
         let lineage = Lineage::new(Epoch::new(1));
         let state = ChannelState { floor: 0, head: 20, ended: None, lineage };
-        assert_eq!(hub.open(&name(), &state), Some(read(2, 20, 21)));
+        assert_eq!(hub.open(&name(), &state), None);
+        assert_eq!(tell(&mut hub, &[entry(28, 26)]), [read(2, 24, 28)]);
         assert_eq!(answer(&mut hub, 1, &[], 16), []);
-        let page = [entry(21, 20)];
-        assert_eq!(answer(&mut hub, 2, &page, 21), [deliver(&page)]);
+        let page = [entry(26, 24), entry(28, 26)];
+        assert_eq!(answer(&mut hub, 2, &page, 28), [deliver(&page)]);
     }
 
     #[test]
