@@ -18,8 +18,9 @@ pub use reply::Reply;
 pub use tail::Inbox;
 pub use tidegate_core::log::{From, LogBounds, Page, Read, SinkId};
 
-/// A log with a tail. Every call is cheap to make; answers that need the network come as
-/// [`Reply::Later`], those of embedded brokers as [`Reply::Now`].
+/// A log with a tail. Every call is cheap to make; answers that need the network, or more than a
+/// moment, come as [`Reply::Later`], those of embedded brokers as [`Reply::Now`]. None stays away for
+/// ever: what can't be had in a few seconds is an error.
 pub trait Broker: Send + Sync + 'static {
     /// Appends `draft`. Key, end and append are one atomic step, and nothing reaches a subscriber
     /// before it; a draft's `id` makes the caller's own retries safe. Calls of one task keep their
@@ -37,7 +38,9 @@ pub trait Broker: Send + Sync + 'static {
     /// full inbox marks, and is never awaited.
     fn tail(&self, inboxes: Vec<Arc<Inbox>>);
 
-    /// Makes the tail carry `channel` to `sink`: every entry after the answered head will come.
+    /// Makes the tail carry `channel` to `sink`: every entry after the answered head will come. An
+    /// answer that is dropped before it came has no say any more: `unwatch` follows, and a later
+    /// `watch` counts alone.
     fn watch(
         &self,
         channel: &ChannelName,
@@ -60,8 +63,9 @@ pub trait Broker: Send + Sync + 'static {
         mine: Vec<Member>,
     ) -> Reply<Result<Vec<Member>, Unavailable>>;
 
-    /// Channels in byte order of their names: those that begin with `prefix`, after `after`.
-    fn list(&self, list: List) -> Reply<Result<Listing, Unavailable>>;
+    /// Channels in byte order of their names: those that begin with `prefix`, after `after`. What is
+    /// there all the time is listed, whatever comes and goes meanwhile.
+    fn list(self: Arc<Self>, list: List) -> Reply<Result<Listing, Unavailable>>;
 
     /// Refuses publishes from now on, and is done when everything accepted is as durable as the
     /// broker promises.

@@ -172,6 +172,21 @@ impl MemoryBroker {
         wait.max(Duration::from_secs(1))
     }
 
+    /// Adds a shard's channels to the first of a listing, with their publications and bytes.
+    fn list_shard(&self, nth: usize, list: &List, best: &mut BTreeMap<ChannelName, (u64, u64)>) {
+        let mut locked = self.lock(nth);
+        locked.sweep();
+        for kept in locked.bucket.channels() {
+            let name = kept.channel.as_str();
+            if name.starts_with(&list.prefix) && name > list.after.as_str() {
+                best.insert(kept.channel.clone(), (kept.messages as u64, kept.bytes as u64));
+                if best.len() > list.limit.saturating_add(1) {
+                    best.pop_last();
+                }
+            }
+        }
+    }
+
     fn terms(&self, has_room_for_key: bool) -> Terms<'_> {
         Terms { bounds: &*self.config.bounds, key_window: self.config.key_window, has_room_for_key }
     }
@@ -290,29 +305,24 @@ impl Broker for MemoryBroker {
         Reply::Now(Ok(mine))
     }
 
-    /// Sweeps the whole broker, shard by shard: what has expired is not listed. Not one moment's
-    /// view, but whatever is there all the time is in it.
-    fn list(&self, list: List) -> Reply<Result<Listing, Unavailable>> {
-        let List { prefix, after, limit } = list;
-        // The first `limit` of all seen so far, and one to know whether there are more.
-        let mut best = BTreeMap::new();
-        for nth in 0..BUCKETS {
-            let mut locked = self.lock(nth);
-            locked.sweep();
-            for kept in locked.bucket.channels() {
-                let name = kept.channel.as_str();
-                if name.starts_with(&prefix) && name > after.as_str() {
-                    best.insert(kept.channel.clone(), (kept.messages as u64, kept.bytes as u64));
-                    if best.len() > limit.saturating_add(1) {
-                        best.pop_last();
-                    }
+    /// Sweeps the whole broker, some shards at a time: what has expired is not listed. Not one
+    /// moment's view, but a channel never changes its shard.
+    fn list(self: Arc<Self>, list: List) -> Reply<Result<Listing, Unavailable>> {
+        Reply::Later(Box::pin(async move {
+            // The first `limit` of all seen so far, and one to know whether there are more.
+            let mut best = BTreeMap::new();
+            for nth in 0..BUCKETS {
+                if nth > 0 && nth % LISTED_AT_ONCE == 0 {
+                    // Whoever awaits this has others to serve.
+                    tokio::task::yield_now().await;
                 }
+                self.list_shard(nth, &list, &mut best);
             }
-        }
-        let has_more = best.len() > limit;
-        let listed = |(channel, (messages, bytes))| Listed { channel, messages, bytes };
-        let channels = best.into_iter().take(limit).map(listed).collect();
-        Reply::Now(Ok(Listing { channels, has_more }))
+            let has_more = best.len() > list.limit;
+            let listed = |(channel, (messages, bytes))| Listed { channel, messages, bytes };
+            let channels = best.into_iter().take(list.limit).map(listed).collect();
+            Ok(Listing { channels, has_more })
+        }))
     }
 
     fn seal(&self) -> Reply<Result<(), Unavailable>> {
@@ -427,6 +437,9 @@ impl Wakes {
         self.more.into_iter().for_each(Waker::wake);
     }
 }
+
+/// Shards of a listing in one turn: with a million channels a few milliseconds' worth.
+const LISTED_AT_ONCE: usize = 64;
 
 /// Later than all times.
 const NEVER: u64 = u64::MAX;

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "the words that tests share are no tests to clippy")]
 
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Waker};
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use tidegate_broker::conformance::{Restarted, Setup, Subject};
 use tidegate_broker::{
-    Broker, From, Inbox, LogBounds, MemoryBroker, MemoryConfig, Page, PublishError, Published,
-    Read, Reply, SinkId,
+    Broker, From, Inbox, List, LogBounds, MemoryBroker, MemoryConfig, Page, PublishError,
+    Published, Read, Reply, SinkId,
 };
 use tidegate_core::inbox::TailEvent;
 use tidegate_core::{ChannelName, Draft, Entry, Payload, PayloadKind, Publication, Timestamp};
@@ -20,7 +21,7 @@ tidegate_broker::broker_conformance!(Memory);
 
 /// A memory broker under a clock that tests set.
 struct Memory {
-    broker: MemoryBroker,
+    broker: Arc<MemoryBroker>,
     millis: Arc<AtomicU64>,
     setup: Setup,
 }
@@ -39,11 +40,11 @@ impl Subject for Memory {
         };
         let clock = Arc::clone(&millis);
         let clock = move || Duration::from_millis(clock.load(Ordering::Relaxed));
-        Self { broker: MemoryBroker::with_clock(config, clock), millis, setup }
+        Self { broker: Arc::new(MemoryBroker::with_clock(config, clock)), millis, setup }
     }
 
-    fn broker(&self) -> &dyn Broker {
-        &self.broker
+    fn broker(&self) -> Arc<dyn Broker> {
+        Arc::clone(&self.broker) as Arc<dyn Broker>
     }
 
     fn advance(&self, time: Duration) {
@@ -237,4 +238,30 @@ fn a_sealed_broker_is_not_ready_and_drops_nothing() {
     let refused = now(broker.publish(draft(&channel, "y".into())));
     assert_eq!(refused, Err(PublishError::Unavailable { perhaps_accepted: false }));
     assert_eq!(read(&broker, &channel, From::Start).entries.len(), 1);
+}
+
+#[test]
+fn a_listing_gives_its_turns_back_and_misses_nothing_that_stays() {
+    let Memory { broker, .. } = Memory::start(setup());
+    for nth in 0..500 {
+        now(broker.publish(draft(&name(&format!("stays.{nth:03}")), "x".into()))).unwrap();
+    }
+    let list = List { limit: 10_000, ..List::default() };
+    let mut listing = Arc::clone(&broker).list(list);
+    let (mut turns, mut cx) = (0, Context::from_waker(Waker::noop()));
+    let listed = loop {
+        if let Poll::Ready(listed) = Pin::new(&mut listing).poll(&mut cx) {
+            break listed.unwrap();
+        }
+        turns += 1;
+        // Whatever comes and goes meanwhile.
+        let passing = name(&format!("passes.{turns}"));
+        now(broker.publish(draft(&passing, "x".into()))).unwrap();
+        let gone = name(&format!("passes.{}", turns / 2));
+        now(broker.drop_log(&gone)).unwrap();
+    };
+    assert!(turns >= 16, "{turns}");
+    let listed = listed.channels.iter().map(|it| it.channel.to_string());
+    let stays: Vec<_> = listed.filter(|it| it.starts_with("stays.")).collect();
+    assert_eq!(stays, (0..500).map(|nth| format!("stays.{nth:03}")).collect::<Vec<_>>());
 }

@@ -49,7 +49,7 @@ pub trait Subject: Sized + Sync {
     fn start(setup: Setup) -> Self;
 
     /// The broker.
-    fn broker(&self) -> &dyn Broker;
+    fn broker(&self) -> Arc<dyn Broker>;
 
     /// Lets `time` pass, as far as the broker can tell, and everything expire that is due.
     fn advance(&self, time: Duration);
@@ -176,7 +176,7 @@ impl<S: Subject> Bench<S> {
         Self { subject, sinks }
     }
 
-    fn broker(&self) -> &dyn Broker {
+    fn broker(&self) -> Arc<dyn Broker> {
         self.subject.broker()
     }
 

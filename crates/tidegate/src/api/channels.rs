@@ -1,6 +1,7 @@
 //! Channels as an operator sees them: list, drop, who is there (CONTRACT 3).
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::StatusCode;
 use tidegate_broker::{List, Listed, Listing};
@@ -28,7 +29,7 @@ pub async fn list(worker: &Rc<Worker>, query: &Query<'_>) -> Result<Response, Pr
     let text = |name| query.get(name).unwrap_or_default().to_owned();
     let list =
         List { prefix: text("prefix"), after: text("after"), limit: limit(query.get("limit"))? };
-    let listing = worker.broker.list(list).await?;
+    let listing = Arc::clone(&worker.broker).list(list).await?;
     let names: Vec<_> = listing.channels.iter().map(|it| it.channel.clone()).collect();
     let counts = worker.gateway.count(&names).await;
     let mut out = Vec::new();
