@@ -48,6 +48,12 @@ impl Position {
     pub fn cursor(self, channel: &ChannelName) -> Cursor {
         Cursor { position: self, tag: channel.tag() }
     }
+
+    /// The offset, as what is known of a log in `epoch`: 0, which is nothing, if that is another one.
+    #[must_use]
+    pub fn offset_in(self, epoch: Epoch) -> u64 {
+        if self.epoch == epoch { self.offset } else { 0 }
+    }
 }
 
 /// A position together with the tag of the channel it belongs to.
@@ -198,6 +204,12 @@ mod tests {
     fn cursor(epoch: u64, channel: &str, offset: u64) -> Cursor {
         let channel = ChannelName::parse(channel).unwrap();
         Position { epoch: Epoch::new(epoch), offset }.cursor(&channel)
+    }
+
+    #[test]
+    fn an_offset_says_nothing_of_another_epoch() {
+        let at = Position { epoch: Epoch::new(1), offset: 7 };
+        assert_eq!((at.offset_in(Epoch::new(1)), at.offset_in(Epoch::new(2))), (7, 0));
     }
 
     #[test]

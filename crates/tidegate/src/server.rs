@@ -109,7 +109,8 @@ impl Server {
     ) -> Result<(Self, Option<std::net::TcpListener>), Error> {
         let listeners: Vec<_> =
             config.listen.iter().map(|it| open(*it)).collect::<Result<_, _>>()?;
-        let addresses = listeners.iter().map(|it| it.local_addr()).collect::<Result<_, _>>()?;
+        let addresses =
+            listeners.iter().map(std::net::TcpListener::local_addr).collect::<Result<_, _>>()?;
         let admin = match config.admin {
             Admin::On(address) => Some(open(address)?),
             Admin::Off | Admin::Main => None,

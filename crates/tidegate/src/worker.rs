@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use slab::Slab;
 use tidegate_broker::{Broker, Inbox, PublishError, Published, Reply, SinkId};
-use tidegate_core::hub::Hub;
+use tidegate_core::hub::{Effect, Hub};
 use tidegate_core::{
     ChannelName, ChannelState, Draft, Entry, OutboxBounds, Policy, Publication, SessionId,
     Timestamp,
@@ -27,6 +27,7 @@ use crate::driver::client::Client;
 use crate::driver::compressed::Compressed;
 use crate::driver::forms::{Encoder, Shared};
 use crate::driver::hub::{self, Subscriber};
+use crate::driver::late::Late;
 use crate::driver::wheel::{self, Wheel};
 use crate::metrics::WorkerMetrics;
 use crate::problem::{Code, Problem};
@@ -112,6 +113,8 @@ pub struct Worker {
     pub inbox: Arc<Inbox>,
     /// Channels that have subscribers here.
     pub hub: RefCell<Hub<Subscriber>>,
+    /// What it waits for of a broker that answers later.
+    pub late: Late,
     /// What is counted here.
     pub metrics: Arc<WorkerMetrics>,
     /// What is logged of who is refused here.
@@ -189,6 +192,7 @@ impl Worker {
             config,
             inbox,
             hub: RefCell::default(),
+            late: Late::default(),
             metrics,
             refusals: Refusals::default(),
             gateway: Arc::clone(gateway),
@@ -208,8 +212,16 @@ impl Worker {
         })
     }
 
-    async fn serve(self: Rc<Self>, mut commands: mpsc::Receiver<Command>) {
-        tokio::task::spawn_local(hub::run(Rc::clone(&self)));
+    async fn serve(self: Rc<Self>, commands: mpsc::Receiver<Command>) {
+        let hub = tokio::task::spawn_local(hub::run(Rc::clone(&self)));
+        self.obey(commands).await;
+        hub.abort();
+        // It was cancelled: a panic of it would have ended the process.
+        let _ = hub.await;
+        self.late.end().await;
+    }
+
+    async fn obey(self: &Rc<Self>, mut commands: mpsc::Receiver<Command>) {
         let mut ticks = tokio::time::interval(wheel::TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut due = Vec::new();
@@ -335,62 +347,55 @@ impl Worker {
         let (key, is_first) = self.hub.borrow_mut().subscribe(channel, subscriber);
         if is_first {
             match self.broker.watch(channel, self.id) {
-                Reply::Now(Ok(state)) => self.open(channel, &state),
-                later => {
-                    let worker = Rc::clone(self);
-                    let channel = channel.clone();
-                    self.spawn(async move { worker.watch(channel, later).await });
+                Reply::Now(Ok(state)) => {
+                    let effect = self.open(channel, &state);
+                    debug_assert_eq!(effect, None, "nothing has come for a channel made just now");
                 }
+                reply => self.late.watch(channel.clone(), reply),
             }
         }
         key
     }
 
-    /// Watches a channel of a broker that answers later, until it does or nobody asks any more.
-    async fn watch(
-        self: Rc<Self>,
-        channel: ChannelName,
-        mut reply: Reply<Result<ChannelState, tidegate_broker::Unavailable>>,
-    ) {
-        loop {
-            match reply.await {
-                Ok(state) => return self.open(&channel, &state),
-                Err(tidegate_broker::Unavailable) => {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-            if self.hub.borrow().channel(&channel).is_none() || self.is_draining() {
-                return;
-            }
-            reply = self.broker.watch(&channel, self.id);
-        }
-    }
-
-    fn open(self: &Rc<Self>, channel: &ChannelName, state: &ChannelState) {
+    /// The broker watches a channel; what the hub wants then.
+    pub fn open(&self, channel: &ChannelName, state: &ChannelState) -> Option<Effect> {
         let effect = self.hub.borrow_mut().open(channel, state);
-        let subscribers: Vec<_> = self
-            .hub
-            .borrow()
-            .channel(channel)
-            .map(|it| it.subscribers.iter().map(|(_, it)| it.clone()).collect())
-            .unwrap_or_default();
-        for subscriber in subscribers {
+        for subscriber in self.subscribers(channel) {
             match subscriber {
+                Subscriber::Opening(opening) => opening.wake(),
                 // A client that is being made has no task to wake yet, and needs none.
                 Subscriber::Stream(client, _) => client.wake(),
                 Subscriber::Waiter(waiter, _) => waiter.wake(),
             }
         }
-        if let Some(effect) = effect {
-            let worker = Rc::clone(self);
-            self.spawn(async move { hub::apply(&worker, vec![effect]).await });
+        effect
+    }
+
+    /// The broker can't watch a channel now. Who is about to subscribe is told; for whoever waits
+    /// for it all the same it is asked again.
+    pub fn watch_failed(&self, channel: ChannelName) {
+        if self.is_draining() {
+            return;
         }
+        for subscriber in self.subscribers(&channel) {
+            if let Subscriber::Opening(opening) = subscriber {
+                opening.fail();
+            }
+        }
+        self.late.watch_again(channel, Arc::clone(&self.broker), self.id);
+    }
+
+    fn subscribers(&self, channel: &ChannelName) -> Vec<Subscriber> {
+        let hub = self.hub.borrow();
+        let subscribers = hub.channel(channel).into_iter().flat_map(|it| &it.subscribers);
+        subscribers.map(|(_, it)| it.clone()).collect()
     }
 
     /// Removes a subscriber; the last one's channel is no longer watched.
     pub fn unsubscribe(&self, channel: &ChannelName, key: usize) {
         let was_last = self.hub.borrow_mut().unsubscribe(channel, key);
         if was_last {
+            self.late.forget(channel);
             self.broker.unwatch(channel, self.id);
         }
     }
@@ -402,6 +407,7 @@ impl Worker {
             let subscribers = hub.channel(channel).into_iter().flat_map(|it| &it.subscribers);
             for (_, subscriber) in subscribers {
                 let wire = match subscriber {
+                    Subscriber::Opening(_) => continue,
                     Subscriber::Stream(client, _) => client.wire(),
                     Subscriber::Waiter(..) => Wire::LongPoll,
                 };
@@ -528,7 +534,7 @@ impl Worker {
     }
 
     /// Ends streams in a paced way, as their wires say, and waits for their tasks (CONTRACT 12).
-    async fn drain(self: Rc<Self>, within: Duration, mut commands: mpsc::Receiver<Command>) {
+    async fn drain(self: &Rc<Self>, within: Duration, mut commands: mpsc::Receiver<Command>) {
         // Pacing takes at most half of the time: the other half is for slow ones to be told.
         const STEP: Duration = Duration::from_millis(20);
         let deadline = tokio::time::Instant::now() + within;
@@ -543,10 +549,16 @@ impl Worker {
         for connection in self.open_connections() {
             connection.drain();
         }
-        // The broker takes nothing any more: what it took is on its way to who is live.
-        while !(self.inbox.is_empty() && self.is_hub_idle.get())
-            && tokio::time::Instant::now() < deadline
-        {
+        // The broker takes nothing any more: what it took is on its way to who is live. A page that
+        // does not come is not waited for as long: its log is kept, and so is the client's cursor.
+        let pages_deadline = tokio::time::Instant::now() + within / 4;
+        loop {
+            let now = tokio::time::Instant::now();
+            let is_told = self.inbox.is_empty() && self.is_hub_idle.get();
+            let is_reading = self.late.is_reading() && now < pages_deadline;
+            if now >= deadline || (is_told && !is_reading) {
+                break;
+            }
             ticks.tick().await;
         }
         while self.tasks.get() > 0 && tokio::time::Instant::now() < deadline {
@@ -566,14 +578,14 @@ impl Worker {
             for key in clients.by_ref().take(pace) {
                 let client = self.clients.borrow().get(key).map(Rc::clone);
                 if let Some(client) = client {
-                    client.drain(&self);
+                    client.drain(self);
                 }
             }
             // Streams that were begun in the meantime.
             if clients.len() == 0 && !self.clients.borrow().is_empty() {
                 let all: Vec<_> =
                     self.clients.borrow().iter().map(|(_, it)| Rc::clone(it)).collect();
-                all.iter().for_each(|client| client.drain(&self));
+                all.iter().for_each(|client| client.drain(self));
             }
             for connection in self.open_connections() {
                 connection.drain();

@@ -9,20 +9,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tidegate_broker::{From, Page, Read, Reply, Unavailable};
+use tidegate_broker::{From, Page, Read, Reply};
 use tidegate_core::hub::{Effect, ReadId};
 use tidegate_core::{ChannelName, Entry, SessionId};
 
 use super::client::Client;
 use super::forms::{Encoder, Form, Shared};
+use super::late::Answer;
+use super::opening::Opening;
 use super::output::COMMIT_BYTES;
 use super::wake;
 use crate::server::EndOnPanic;
 use crate::transport::poll::Waiter;
 use crate::worker::Worker;
-
-/// After a read that failed.
-const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Clients that are written to before others get a turn.
 const SLICE: usize = 256;
@@ -30,6 +29,8 @@ const SLICE: usize = 256;
 /// Who is behind a hub's subscription.
 #[derive(Clone, Debug)]
 pub enum Subscriber {
+    /// A stream that is being made.
+    Opening(Rc<Opening>),
     /// A stream's socket, and which of its subscriptions this is.
     Stream(Rc<Client>, u32),
     /// A long-poll.
@@ -90,7 +91,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Runs until the worker's runtime is dropped.
+/// Runs until it is aborted. Whatever is done to who is live is done here, one thing after another.
 pub async fn run(worker: Rc<Worker>) {
     let _guard = EndOnPanic;
     let mut spare = Vec::new();
@@ -98,19 +99,46 @@ pub async fn run(worker: Rc<Worker>) {
     loop {
         // A task's waker is the same at each poll. Cancel safe: nothing is taken before it is ready.
         let mut inbox = Context::from_waker(&waker);
-        let drained = poll_fn(|_| worker.inbox.poll_drain(&mut inbox, &mut spare)).await;
+        let next = poll_fn(|cx| {
+            let answer = worker.late.poll(cx);
+            match (answer, worker.inbox.poll_drain(&mut inbox, &mut spare)) {
+                (Poll::Pending, Poll::Pending) => Poll::Pending,
+                (answer, drained) => Poll::Ready((answer, drained)),
+            }
+        });
+        let (answer, drained) = next.await;
         worker.is_hub_idle.set(false);
         worker.metrics.hub_turns.inc();
-        let effects = worker.hub.borrow_mut().handle(drained);
-        apply(&worker, effects).await;
+        // Before the entries: those that a page has need not be read for again.
+        if let Poll::Ready(answer) = answer {
+            let effects = handle_answer(&worker, answer);
+            apply(&worker, effects).await;
+        }
+        if let Poll::Ready(drained) = drained {
+            let effects = worker.hub.borrow_mut().handle(drained);
+            apply(&worker, effects).await;
+        }
         worker.is_hub_idle.set(true);
     }
 }
 
+fn handle_answer(worker: &Rc<Worker>, answer: Answer) -> Vec<Effect> {
+    match answer {
+        Answer::Page(channel, id, Ok(page)) => handle_page(worker, &channel, id, page),
+        Answer::Page(..) if worker.is_draining() => Vec::new(),
+        Answer::Page(channel, id, Err(_)) => {
+            worker.hub.borrow_mut().handle_read_failed(&channel, id).into_iter().collect()
+        }
+        Answer::Watched(channel, Ok(state)) => worker.open(&channel, &state).into_iter().collect(),
+        Answer::Watched(channel, Err(_)) => {
+            worker.watch_failed(channel);
+            Vec::new()
+        }
+    }
+}
+
 /// Does what the hub said, and what follows from that.
-pub async fn apply(worker: &Rc<Worker>, effects: Vec<Effect>) {
-    // Also where a task of its own waited for the log: the hub can't go on without what it brings.
-    let _guard = EndOnPanic;
+async fn apply(worker: &Rc<Worker>, effects: Vec<Effect>) {
     let mut effects: std::collections::VecDeque<_> = effects.into();
     while let Some(effect) = effects.pop_front() {
         match effect {
@@ -122,6 +150,7 @@ pub async fn apply(worker: &Rc<Worker>, effects: Vec<Effect>) {
                 take_slice(worker, &channel, 0, usize::MAX, &mut subscribers);
                 for subscriber in subscribers {
                     match subscriber {
+                        Subscriber::Opening(_) => {}
                         Subscriber::Stream(client, index) => client.gap(index, gap),
                         Subscriber::Waiter(waiter, index) => waiter.gap(index, gap),
                     }
@@ -142,34 +171,11 @@ pub async fn apply(worker: &Rc<Worker>, effects: Vec<Effect>) {
                             effects.push_front(effect);
                         }
                     }
-                    reply => {
-                        let task_worker = Rc::clone(worker);
-                        worker.spawn(async move {
-                            read_later(&task_worker, &channel, id, reply).await;
-                        });
-                    }
+                    reply => worker.late.read(channel, id, reply),
                 }
             }
         }
     }
-}
-
-/// Waits for a page, and asks again while the broker is away and the channel has subscribers.
-async fn read_later(
-    worker: &Rc<Worker>,
-    channel: &ChannelName,
-    id: ReadId,
-    reply: Reply<Result<Page, Unavailable>>,
-) {
-    let effects = match reply.await {
-        Ok(page) => handle_page(worker, channel, id, page),
-        Err(Unavailable) if worker.is_draining() => return,
-        Err(Unavailable) => {
-            tokio::time::sleep(RETRY).await;
-            worker.hub.borrow_mut().handle_read_failed(channel, id).into_iter().collect()
-        }
-    };
-    Box::pin(apply(worker, effects)).await;
 }
 
 fn handle_page(worker: &Worker, channel: &ChannelName, id: ReadId, page: Page) -> Vec<Effect> {
@@ -197,6 +203,8 @@ async fn deliver_batch(worker: &Rc<Worker>, channel: &ChannelName, mut batch: Ba
         let next = take_slice(worker, channel, from, SLICE, &mut slice);
         for subscriber in slice.drain(..) {
             match subscriber {
+                // It reads the log, or begins behind this.
+                Subscriber::Opening(_) => {}
                 Subscriber::Stream(client, index) => client.deliver(worker, index, &mut batch),
                 Subscriber::Waiter(waiter, index) => waiter.deliver(index, batch.shared()),
             }
@@ -232,41 +240,57 @@ fn take_slice(
 mod tests {
     use tidegate_core::cursor::Epoch;
     use tidegate_core::inbox::TailEvent;
-    use tidegate_core::{Gap, GapReason, Position};
+    use tidegate_core::{ChannelState, Lineage};
 
     use super::*;
     use crate::server::tests::check_ends_the_process;
     use crate::worker::tests::worker;
 
-    /// Runs a task of a worker whose hub nobody can have, so that whoever asks for it panics.
-    fn run_without_a_hub<F: Future<Output = ()> + 'static>(task: impl FnOnce(Rc<Worker>) -> F) {
+    /// Runs a worker's hub that `prepare` has made panic.
+    fn run_until_it_panics(prepare: impl FnOnce(&Worker)) {
         let options = tokio::runtime::LocalOptions::default();
         let runtime = tokio::runtime::Builder::new_current_thread().build_local(options).unwrap();
         std::panic::set_hook(Box::new(|it| eprintln!("on purpose: {it}")));
         runtime.block_on(async {
             let worker = worker();
-            drop(worker.inbox.push(TailEvent::Back));
-            std::mem::forget(worker.hub.borrow_mut());
+            prepare(&worker);
             // A panic in a task comes back as an error.
-            let _ = tokio::task::spawn_local(task(worker)).await;
+            let _ = tokio::task::spawn_local(run(worker)).await;
         });
     }
 
     #[test]
     fn a_panic_of_a_hub_ends_the_process() {
         let test = "driver::hub::tests::a_panic_of_a_hub_ends_the_process";
-        check_ends_the_process(test, || run_without_a_hub(run));
+        check_ends_the_process(test, || {
+            run_until_it_panics(|worker| {
+                drop(worker.inbox.push(TailEvent::Back));
+                // Nobody can have it, so whoever asks for it panics.
+                std::mem::forget(worker.hub.borrow_mut());
+            });
+        });
     }
 
     #[test]
-    fn so_does_one_behind_a_late_page() {
-        let test = "driver::hub::tests::so_does_one_behind_a_late_page";
-        let channel = ChannelName::parse("a").unwrap();
-        let at = Position { epoch: Epoch::new(1), offset: 1 };
-        let gap = Gap { requested: at, resumed: at, reason: GapReason::Broker };
+    fn so_does_one_behind_a_late_answer() {
+        let test = "driver::hub::tests::so_does_one_behind_a_late_answer";
+        let lineage = Lineage::new(Epoch::new(1));
+        let state = ChannelState { floor: 0, head: 1, ended: None, lineage };
         check_ends_the_process(test, || {
-            run_without_a_hub(|worker| async move {
-                apply(&worker, vec![Effect::Gap { channel, gap }]).await;
+            run_until_it_panics(|worker| {
+                worker.late.watch(ChannelName::parse("a").unwrap(), Reply::Now(Ok(state)));
+                std::mem::forget(worker.hub.borrow_mut());
+            });
+        });
+    }
+
+    #[test]
+    fn so_does_one_of_a_late_answer_itself() {
+        let test = "driver::hub::tests::so_does_one_of_a_late_answer_itself";
+        check_ends_the_process(test, || {
+            run_until_it_panics(|worker| {
+                let reply = Reply::Later(Box::pin(async { panic!("it has no answer") }));
+                worker.late.watch(ChannelName::parse("a").unwrap(), reply);
             });
         });
     }

@@ -6,6 +6,8 @@ pub mod client;
 pub mod compressed;
 pub mod forms;
 pub mod hub;
+pub mod late;
+pub mod opening;
 pub mod output;
 pub mod wake;
 pub mod wheel;

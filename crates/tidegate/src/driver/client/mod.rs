@@ -23,14 +23,16 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use tidegate_broker::{From, Page, PublishError, Published, Read, Reply, Unavailable};
+use tidegate_core::hub::HubChannel;
 use tidegate_core::{
-    Body, ChannelName, Entry, Gap, OutboxBounds, Position, SessionId, Subscription,
+    Body, ChannelName, Entry, Gap, GapReason, OutboxBounds, Position, SessionId, Subscription,
 };
 use tidegate_wire::websocket::{self, Decoder};
 use tokio::net::TcpStream;
 
 use super::forms::{Form, Shared};
 use super::hub::{Batch, Subscriber};
+use super::opening::Held;
 use super::output::{COMMIT_BYTES, Output};
 use super::wheel;
 use crate::problem::Code;
@@ -69,7 +71,7 @@ pub struct Stream {
 }
 
 /// Where a subscription begins.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Start {
     /// The channel.
     pub channel: ChannelName,
@@ -79,6 +81,10 @@ pub struct Start {
     pub gap: Option<Gap>,
     /// What may wait for it.
     pub bounds: OutboxBounds,
+    /// Whether there is an end, which its log has to tell.
+    pub has_ended: bool,
+    /// Keeps its channel open until it is registered.
+    pub held: Held,
 }
 
 /// The WebSocket's part of a [`Stream`].
@@ -241,13 +247,13 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, start: Stream) {
     });
     let mut out = Output::default();
     out.push(start.opening);
-    let channels: Vec<_> = start.starts.iter().map(|it| it.channel.clone()).collect();
+    let (subs, begun): (Vec<_>, Vec<_>) = start.starts.into_iter().map(Sub::new).unzip();
     let client = Rc::new(Client {
         inner: RefCell::new(Inner {
             stream,
             waker: None,
             out,
-            subs: start.starts.into_iter().map(Sub::new).collect(),
+            subs,
             socket,
             phase: if closing.is_some() { Phase::Closing(now + CLOSE_TICKS) } else { Phase::Open },
             closing,
@@ -268,15 +274,18 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, start: Stream) {
         inner.key = key;
         inner.ask(worker);
     }
-    for (index, channel) in (0..).zip(channels) {
-        // Not while it is borrowed: a channel that opens wakes its subscribers.
-        let hub_key = worker.subscribe(&channel, Subscriber::Stream(Rc::clone(&client), index));
+    for (index, (has_ended, held)) in (0..).zip(begun) {
         let mut inner = client.inner.borrow_mut();
         if let Some(sub) = inner.subs.get_mut(index as usize) {
-            sub.hub_key = Some(hub_key);
+            let subscriber = Subscriber::Stream(Rc::clone(&client), index);
+            sub.hub_key = Some(worker.subscribe(&sub.channel, subscriber));
+            // Before the head is written: what is published by who has seen that reaches it live,
+            // also where nothing is kept.
+            if !has_ended {
+                sub.level(worker);
+            }
         }
-        // Before the head is written: what is published by who has seen that reaches it live, also
-        // where nothing is kept.
+        drop(held);
         if let Some((after, at_least)) = inner.wanted_page(worker, index as usize) {
             inner.read_page(worker, index as usize, after, at_least);
         }
@@ -368,20 +377,31 @@ impl Client {
 }
 
 impl Sub {
-    fn new(start: Start) -> Self {
-        Self {
+    /// Whether there is an end, and what keeps the channel open, beside it.
+    fn new(start: Start) -> (Self, (bool, Held)) {
+        let it = Self {
             channel: start.channel,
             hub_key: None,
             bounds: start.bounds,
             subscription: Subscription::new(start.position, start.gap),
             page: None,
+        };
+        (it, (start.has_ended, start.held))
+    }
+
+    /// Becomes live where the log has nothing that the hub does not bring.
+    fn level(&mut self, worker: &Worker) {
+        let hub = worker.hub.borrow();
+        let channel = hub.channel(&self.channel).filter(|it| !it.has_ended());
+        if let Some(last) = channel.and_then(HubChannel::last) {
+            self.subscription.level_with(last);
         }
     }
 
     /// Takes a page that was read from where the subscription stood.
     fn handle_page(&mut self, worker: &Worker, page: Page) {
         let Some(hub_last) = worker.hub.borrow().last(&self.channel) else { return };
-        let tail = page.tail();
+        let (mut gap, mut tail) = (page.gap, page.tail());
         let ended = page.state.ended;
         let mut items: Vec<_> = page.entries.into_iter().map(|it| worker.shared(it)).collect();
         let is_told = items.last().is_some_and(|it| it.entry().is_end());
@@ -399,7 +419,19 @@ impl Sub {
                 body: Body::End,
             })));
         }
-        self.subscription.handle_page(page.gap, items, tail, hub_last);
+        let is_behind = tail.epoch == hub_last.epoch && tail.offset < hub_last.offset;
+        if is_behind && page.is_last && items.is_empty() && self.keeps_none(worker) {
+            // What the hub has delivered meanwhile can't be read, now or ever.
+            let requested = gap.map_or(self.subscription.tail(), |it| it.requested);
+            let reason = gap.map_or(GapReason::Expired, |it| it.reason);
+            gap = Some(Gap { requested, resumed: hub_last, reason });
+            tail = hub_last;
+        }
+        self.subscription.handle_page(gap, items, tail, hub_last);
+    }
+
+    fn keeps_none(&self, worker: &Worker) -> bool {
+        worker.config.channel(self.channel.as_str()).log.messages == 0
     }
 
     fn read(

@@ -150,12 +150,12 @@ impl Inner {
         Progress::Made
     }
 
-    /// Where a subscription wants to read on, and what the page must have seen. Nowhere while its
-    /// channel is not opened yet: whoever opens it wakes us.
+    /// Where a subscription wants to read on, and what the page must have seen: no less than the hub,
+    /// but where another epoch has begun its offset says nothing.
     pub(super) fn wanted_page(&self, worker: &Worker, index: usize) -> Option<(Position, u64)> {
         let sub = self.subs.get(index)?;
         let after = sub.subscription.wants_page()?;
-        Some((after, worker.hub.borrow().last(&sub.channel)?.offset))
+        Some((after, worker.hub.borrow().last(&sub.channel)?.offset_in(after.epoch)))
     }
 
     pub(super) fn read_page(

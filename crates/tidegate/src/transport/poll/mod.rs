@@ -25,7 +25,7 @@ use http::header::{
 };
 use tidegate_broker::{From, Page, Read, Reply, Unavailable};
 use tidegate_core::envelope::json;
-use tidegate_core::{ChannelName, Cursor};
+use tidegate_core::{ChannelName, Cursor, Position};
 use tokio::time::sleep;
 
 use self::merge::{Answer, Bounds, Slice, backwards, is_due, merge};
@@ -93,24 +93,29 @@ async fn slices(
     if !may_wait || is_due(&slices) {
         return Ok(slices);
     }
-    go_on_after(&request.channels, &slices, &mut begins);
-    for (begin, asked) in begins.iter_mut().zip(&request.begins) {
-        // From the moment on at which we are in the hub: before it a channel that keeps nothing
-        // would have a gap.
-        if *asked == Begin::Now {
-            *begin = Begin::Now;
+    for ((begin, slice), channel) in begins.iter_mut().zip(&slices).zip(&request.channels) {
+        // From the moment on at which the hub has us: before it a channel that keeps nothing would
+        // have a gap.
+        if *begin != Begin::Now {
+            *begin = Begin::After(slice.began.cursor(channel));
         }
     }
     let registered = Registered::new(worker, &request.channels, bounds);
     let mut deadline = pin!(sleep(request.wait));
     let mut is_over = false;
+    while !registered.is_open() && !is_over {
+        is_over = registered.wait(deadline.as_mut()).await;
+    }
     loop {
         let mut slices = read(worker, request, &begins).await?;
         if is_over || is_due(&slices) {
             return Ok(slices);
         }
-        go_on_after(&request.channels, &slices, &mut begins);
-        if !registered.level(&slices) {
+        let is_level = registered.level(&mut slices, &begins);
+        for ((begin, slice), channel) in begins.iter_mut().zip(&slices).zip(&request.channels) {
+            *begin = Begin::After(slice.began.cursor(channel));
+        }
+        if !is_level {
             continue;
         }
         while !is_over {
@@ -127,12 +132,6 @@ async fn slices(
         if registered.waiter.is_live() {
             return Ok(slices);
         }
-    }
-}
-
-fn go_on_after(channels: &[ChannelName], slices: &[Slice], begins: &mut [Begin]) {
-    for ((begin, slice), channel) in begins.iter_mut().zip(slices).zip(channels) {
-        *begin = Begin::After(slice.began.cursor(channel));
     }
 }
 
@@ -188,11 +187,15 @@ fn read_page(
     channel: &ChannelName,
     from: From,
 ) -> Reply<Result<Page, Unavailable>> {
+    // No less than others have from this worker already; in another epoch that says nothing.
+    let at_least = |it: Position| match from {
+        From::After(at) | From::Before(at) => it.offset_in(at.epoch),
+        From::Last(_) | From::Start => it.offset,
+    };
     worker.broker.read(Read {
         channel: channel.clone(),
         from,
-        // No less than others have from this worker already.
-        at_least: worker.hub.borrow().last(channel).map_or(0, |it| it.offset),
+        at_least: worker.hub.borrow().last(channel).map_or(0, at_least),
         // One more than the answer can have, for an end is no message.
         entries_max: NonZeroU32::MIN.saturating_add(request.limit),
         bytes_max: worker.config.http.max_outbox,

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use tidegate_core::hub::HubChannel;
 use tidegate_core::subscription::{Mode, Offered, Step};
 use tidegate_core::{ChannelName, Gap, OutboxBounds, Policy, Position, Subscription};
 use tokio::time::Sleep;
@@ -20,6 +21,7 @@ use super::merge::{Bounds, Slice};
 use crate::driver::forms::Shared;
 use crate::driver::hub::Subscriber;
 use crate::transport::Wire;
+use crate::transport::request::Begin;
 use crate::worker::Worker;
 
 /// What the hub knows of a long-poll.
@@ -158,19 +160,34 @@ impl<'a> Registered<'a> {
         Self { waiter, worker, channels, keys, is_waiting: Cell::new(false) }
     }
 
+    /// Whether the hub has all the channels open.
+    pub(super) fn is_open(&self) -> bool {
+        let hub = self.worker.hub.borrow();
+        self.channels.iter().all(|it| hub.last(it).is_some())
+    }
+
     /// Takes over where the log was read to, in the turn in which it was; `false` if the hub has
-    /// delivered more in the meantime, and the log has to be read again.
-    pub(super) fn level(&self, slices: &[Slice]) -> bool {
+    /// delivered more in the meantime, and the log has to be read again. Who begins now begins
+    /// behind that instead.
+    pub(super) fn level(&self, slices: &mut [Slice], begins: &[Begin]) -> bool {
         let hub = self.worker.hub.borrow();
         let mut is_level = true;
         let mut channels = self.waiter.channels.borrow_mut();
-        for ((channel, slice), name) in channels.iter_mut().zip(slices).zip(self.channels) {
+        let asked = self.channels.iter().zip(begins);
+        for ((channel, slice), (name, begin)) in channels.iter_mut().zip(slices).zip(asked) {
             if channel.subscription.as_ref().is_some_and(|it| it.mode() == Mode::Live) {
                 continue;
             }
+            let last = hub.last(name);
+            if let Some(last) = last.filter(|it| is_behind(slice.tail, *it))
+                && *begin == Begin::Now
+                && !hub.channel(name).is_some_and(HubChannel::has_ended)
+            {
+                (slice.began, slice.tail) = (last, last);
+            }
             let mut it = Subscription::new(slice.began, None);
             // Not opened yet: whoever opens it wakes us.
-            if let Some(last) = hub.last(name) {
+            if let Some(last) = last {
                 it.handle_page(None, [], slice.tail, last);
                 // Of another epoch the hub does not know yet; it tells us then.
                 is_level &= it.mode() == Mode::Live || last.epoch != slice.tail.epoch;
