@@ -104,8 +104,8 @@ impl Scenario {
     /// How often a group is repeated: memory jitters less than time.
     pub(crate) fn rounds(self) -> usize {
         match self {
-            Scenario::Fanout | Scenario::Echo | Scenario::Latency => 7,
-            Scenario::Idle | Scenario::Slow => 3,
+            Scenario::Fanout | Scenario::Echo => 7,
+            Scenario::Idle | Scenario::Latency | Scenario::Slow => 3,
             Scenario::Codec => 1,
         }
     }
@@ -400,7 +400,8 @@ fn slow_verdicts(group: &Measured) -> Vec<Verdict> {
     let p99 = times("amid_slow.p99_ms", "amid_readers.p99_ms");
     vec![
         Verdict::new("p50 of the one amid slow readers × alone", 1.4, p50),
-        Verdict::new("p99 of the one amid slow readers × amid readers", 1.0, p99),
+        // No worse than amid as many that read, a p99's jitter apart.
+        Verdict::new("p99 of the one amid slow readers × amid readers", 1.1, p99),
         Verdict::new("memory after a second filling × after the first", 1.1, figure("growth")),
         // A hundredth of what is published past each: what they hold must be shared.
         Verdict::new("peak bytes per slow reader", 65_536.0, figure("peak_per_slow_reader")),
