@@ -17,6 +17,7 @@ pub use memory::{MemoryBroker, MemoryConfig};
 pub use reply::Reply;
 pub use tail::Inbox;
 pub use tidegate_core::log::{From, LogBounds, Page, Read, SinkId};
+pub use tidegate_core::presence::Member;
 
 /// A log with a tail. Every call is cheap to make; answers that need the network, or more than a
 /// moment, come as [`Reply::Later`], those of embedded brokers as [`Reply::Now`]. None stays away for
@@ -113,19 +114,6 @@ pub enum PublishError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the broker is away; try again")]
 pub struct Unavailable;
-
-/// A member of a channel (CONTRACT 5).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// The session.
-    pub id: Box<str>,
-    /// Its token's subject.
-    pub user: Option<Box<str>>,
-    /// JSON of at most 1 KiB from its token.
-    pub info: Option<Box<str>>,
-    /// When it came.
-    pub joined: tidegate_core::Timestamp,
-}
 
 /// Which channels to list.
 #[derive(Clone, Debug, Default)]

@@ -131,6 +131,19 @@ impl fmt::Display for Cursor {
     }
 }
 
+/// Where to begin in one channel (CONTRACT 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// After a cursor.
+    After(Cursor),
+    /// With the newest so many.
+    Last(u32),
+    /// With what is published from now on.
+    Now,
+    /// With the oldest that is kept.
+    Start,
+}
+
 /// Reads cursors joined by `.` and matches them to `channels` by tag, not by place.
 ///
 /// The answer has a slot per channel: `None` where no cursor was given.

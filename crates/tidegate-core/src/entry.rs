@@ -17,6 +17,14 @@ pub struct Timestamp(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId(pub u64);
 
+impl SessionId {
+    /// As clients and logs have it: 16 hexadecimal digits.
+    #[must_use]
+    pub fn to_text(self) -> String {
+        format!("{:016x}", self.0)
+    }
+}
+
 /// One entry of a channel's log.
 #[derive(Debug, PartialEq)]
 pub struct Entry {

@@ -12,12 +12,13 @@ pub mod json;
 pub mod log;
 pub mod outbox;
 pub mod payload;
+pub mod presence;
 pub mod state;
 pub mod subscription;
 pub mod time;
 
 pub use channel::{ChannelName, ChannelNameError};
-pub use cursor::{Cursor, CursorError, Epoch, Position};
+pub use cursor::{Begin, Cursor, CursorError, Epoch, Position};
 pub use entry::{Body, Draft, Entry, EventName, Key, Publication, SessionId, Timestamp};
 pub use outbox::{OutboxBounds, Policy};
 pub use payload::{Payload, PayloadError, PayloadKind};

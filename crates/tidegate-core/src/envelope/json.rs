@@ -27,6 +27,19 @@ pub fn write_entry(entry: &Entry, out: &mut Vec<u8>) {
     }
 }
 
+/// Writes an entry as a push of an enveloped connection: `{"message":{…}}` with the publication's
+/// JSON form, or `{"end":{"channel","cursor"}}`.
+pub fn write_message(entry: &Entry, out: &mut Vec<u8>) {
+    match &entry.body {
+        Body::Publication(publication) => {
+            out.extend_from_slice(b"{\"message\":");
+            write_form(entry, publication, out);
+            out.push(b'}');
+        }
+        Body::End => write_end(&entry.channel, entry.position, out),
+    }
+}
+
 /// Writes `{"channel","cursor","time","event"?,"user"?,"type"?,"data"|"text"|"base64"}`.
 fn write_form(entry: &Entry, publication: &Publication, out: &mut Vec<u8>) {
     let Publication { payload, event, user, .. } = publication;
@@ -146,8 +159,7 @@ pub struct Poll<'a> {
 /// Writes `{"messages":[…],"cursor":"…","gaps":[…],"ended":[…]}`.
 pub fn write_poll(poll: &Poll<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"messages\":[");
-    let publications = poll.messages.iter().filter_map(|entry| Some((entry, entry.publication()?)));
-    write_list(publications, out, |(entry, publication), out| write_form(entry, publication, out));
+    write_publications(poll.messages, out);
     out.extend_from_slice(b"],\"cursor\":\"");
     write_joined(poll.cursor, out);
     out.extend_from_slice(b"\",\"gaps\":[");
@@ -155,6 +167,12 @@ pub fn write_poll(poll: &Poll<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"],\"ended\":[");
     write_list(poll.ended, out, |channel, out| write_string(channel.as_str().as_bytes(), out));
     out.extend_from_slice(b"]}");
+}
+
+/// Writes the JSON forms of those that are publications, with commas.
+pub(super) fn write_publications(entries: &[Arc<Entry>], out: &mut Vec<u8>) {
+    let publications = entries.iter().filter_map(|entry| Some((entry, entry.publication()?)));
+    write_list(publications, out, |(entry, publication), out| write_form(entry, publication, out));
 }
 
 /// Writes what a publisher is answered: `{"index"?,"channel","cursor","duplicate"}`; `index` where
@@ -317,12 +335,12 @@ pub fn write_seconds(duration: Duration, out: &mut Vec<u8>) {
     }
 }
 
-fn write_integer(value: u64, out: &mut Vec<u8>) {
+pub(super) fn write_integer(value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// Writes `{"channel":"…","cursor":"…"`.
-fn write_place(channel: &ChannelName, position: Position, out: &mut Vec<u8>) {
+pub(super) fn write_place(channel: &ChannelName, position: Position, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"channel\":\"");
     // A channel's alphabet needs no escapes.
     out.extend_from_slice(channel.as_str().as_bytes());
@@ -331,7 +349,7 @@ fn write_place(channel: &ChannelName, position: Position, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-fn write_list<T>(
+pub(super) fn write_list<T>(
     items: impl IntoIterator<Item = T>,
     out: &mut Vec<u8>,
     mut write: impl FnMut(T, &mut Vec<u8>),

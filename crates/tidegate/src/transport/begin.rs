@@ -11,9 +11,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tidegate_broker::{From, Read, Unavailable};
-use tidegate_core::{ChannelName, ChannelState, Gap, GapReason, Position};
+use tidegate_core::{Begin, ChannelName, ChannelState, Gap, GapReason, Position};
 
-use super::request::{Begin, SubscribeRequest};
+use super::request::SubscribeRequest;
 use crate::driver::client::Start;
 use crate::driver::opening::Held;
 use crate::problem::Problem;

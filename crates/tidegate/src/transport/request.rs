@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::Method;
 use http::header::{ACCEPT, HeaderMap, UPGRADE};
 use tidegate_core::ChannelName;
-use tidegate_core::cursor::{Cursor, parse_joined};
+use tidegate_core::cursor::{Begin, Cursor, parse_joined};
+use tidegate_core::envelope::client::{LIMIT_DEFAULT, LIMIT_MAX};
 
 use super::Wire;
 use crate::config::parse_duration;
@@ -17,10 +18,6 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Wait of a long-poll that names none.
 const WAIT_DEFAULT: Duration = Duration::from_secs(25);
-
-/// Messages of a poll, by default and at most.
-const LIMIT_DEFAULT: u32 = 100;
-const LIMIT_MAX: u32 = 1000;
 
 /// A subscription or a poll, as it was asked for; nothing of it is allowed yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,19 +40,6 @@ pub struct SubscribeRequest {
     pub echo: bool,
     /// Whether a WebSocket gets anything.
     pub subscribe: bool,
-}
-
-/// Where to begin in one channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begin {
-    /// After a cursor.
-    After(Cursor),
-    /// With the newest so many.
-    Last(u32),
-    /// With what is published from now on.
-    Now,
-    /// With the oldest that is kept.
-    Start,
 }
 
 impl SubscribeRequest {

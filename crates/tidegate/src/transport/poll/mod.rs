@@ -25,13 +25,13 @@ use http::header::{
 };
 use tidegate_broker::{From, Page, Read, Reply, Unavailable};
 use tidegate_core::envelope::json;
-use tidegate_core::{ChannelName, Cursor, Position};
+use tidegate_core::{Begin, ChannelName, Cursor, Position};
 use tokio::time::sleep;
 
 use self::merge::{Answer, Bounds, Slice, backwards, is_due, merge};
 use self::waiter::Registered;
 pub use self::waiter::Waiter;
-use super::request::{Begin, SubscribeRequest};
+use super::request::SubscribeRequest;
 use crate::problem::Problem;
 use crate::router::{Response, full};
 use crate::worker::Worker;

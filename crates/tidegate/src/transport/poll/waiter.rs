@@ -14,14 +14,13 @@ use std::task::{Poll, Waker};
 
 use tidegate_core::hub::HubChannel;
 use tidegate_core::subscription::{Mode, Offered, Step};
-use tidegate_core::{ChannelName, Gap, OutboxBounds, Policy, Position, Subscription};
+use tidegate_core::{Begin, ChannelName, Gap, OutboxBounds, Policy, Position, Subscription};
 use tokio::time::Sleep;
 
 use super::merge::{Bounds, Slice};
 use crate::driver::forms::Shared;
 use crate::driver::hub::Subscriber;
 use crate::transport::Wire;
-use crate::transport::request::Begin;
 use crate::worker::Worker;
 
 /// What the hub knows of a long-poll.
