@@ -158,6 +158,11 @@ impl<S> Hub<S> {
         (key, true)
     }
 
+    /// A subscriber, to be replaced where it stands.
+    pub fn subscriber_mut(&mut self, channel: &ChannelName, key: usize) -> Option<&mut S> {
+        self.channels.get_mut(channel)?.subscribers.get_mut(key)
+    }
+
     /// Removes a subscriber. `true` if it was the last one: the channel is closed, and the broker
     /// need not watch it.
     pub fn unsubscribe(&mut self, channel: &ChannelName, key: usize) -> bool {

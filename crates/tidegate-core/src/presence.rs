@@ -11,7 +11,7 @@
 //!        told ◄──────── end_round ◄────────────┘ ──► a list, and who joined and left since the last
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,19 +45,21 @@ pub struct Round(pub u64);
 /// and [`Members::end_round`] with its answer, or [`Members::fail_round`]. One round at a time.
 #[derive(Debug, Default)]
 pub struct Members {
-    channels: HashMap<ChannelName, Channel>,
+    channels: BTreeMap<ChannelName, Channel>,
     /// Channels that need a round.
-    due: HashSet<ChannelName>,
+    due: BTreeSet<ChannelName>,
     /// The round that begins next.
     next: Round,
 }
 
 #[derive(Debug, Default)]
 struct Channel {
-    mine: HashMap<Box<str>, Mine>,
+    mine: BTreeMap<Box<str>, Mine>,
     /// As it was told last: ours and those of other nodes.
-    told: HashMap<Box<str>, Member>,
+    told: BTreeMap<Box<str>, Member>,
     told_at: Option<Round>,
+    /// Somebody who came wants the list of this round or a later one.
+    wanted: Option<Round>,
     /// When the first of those that have gone is forgotten, if any has gone.
     forgets_at: Option<Duration>,
 }
@@ -97,6 +99,7 @@ impl Members {
         });
         mine.live += 1;
         mine.until = None;
+        it.wanted = Some(self.next);
         self.due.insert(channel.clone());
         self.next
     }
@@ -146,16 +149,17 @@ impl Members {
         (round, mine.map(|it| it.member.clone()).collect())
     }
 
-    /// Ends the round with what the broker says, members of ours included.
+    /// Ends the round with what the broker says, members of ours included. `None` where there is
+    /// nothing to tell: no change, and nobody who waits for the list.
     pub fn end_round(
         &mut self,
         channel: &ChannelName,
         round: Round,
         everyone: Vec<Member>,
-    ) -> Told {
-        let it = self.channels.entry(channel.clone()).or_default();
-        let now: HashMap<_, _> = everyone.into_iter().map(|it| (it.id.clone(), it)).collect();
-        let missing = |from: &HashMap<Box<str>, Member>, of: &HashMap<Box<str>, Member>| {
+    ) -> Option<Told> {
+        let it = self.channels.get_mut(channel)?;
+        let now: BTreeMap<_, _> = everyone.into_iter().map(|it| (it.id.clone(), it)).collect();
+        let missing = |from: &BTreeMap<Box<str>, Member>, of: &BTreeMap<Box<str>, Member>| {
             sorted(of.values().filter(|it| !from.contains_key(&it.id)).cloned().collect())
         };
         let told = Told {
@@ -167,11 +171,12 @@ impl Members {
         };
         it.told = now;
         it.told_at = Some(round);
+        let is_wanted = it.wanted.take_if(|wanted| *wanted <= round).is_some();
         if it.mine.is_empty() {
             // Nobody here is told of it any more.
             self.channels.remove(channel);
         }
-        told
+        (is_wanted || !told.joined.is_empty() || !told.left.is_empty()).then_some(told)
     }
 
     /// The broker did not answer: the same again, later.
@@ -181,12 +186,11 @@ impl Members {
         }
     }
 
-    /// What was told last of a channel, if it was told at `from` or later.
+    /// What was told last of a channel, if anything was.
     #[must_use]
-    pub fn told(&self, channel: &ChannelName, from: Round) -> Option<(Round, Vec<Member>)> {
+    pub fn told(&self, channel: &ChannelName) -> Option<(Round, Vec<Member>)> {
         let it = self.channels.get(channel)?;
-        let told_at = it.told_at.filter(|at| *at >= from)?;
-        Some((told_at, sorted(it.told.values().cloned().collect())))
+        Some((it.told_at?, sorted(it.told.values().cloned().collect())))
     }
 
     /// Who is there now: ours at this moment, and who the last round found elsewhere. `None` where
@@ -242,7 +246,7 @@ mod tests {
         everyone.sort_by(|a, b| a.id.cmp(&b.id));
         assert_eq!(ids(&everyone), mine);
         everyone.extend(elsewhere.chars().map(|it| member(&it.to_string())));
-        let found = members.end_round(&channel(), round, everyone);
+        let found = members.end_round(&channel(), round, everyone).unwrap();
         assert_eq!(members.due(), None);
         assert_eq!((&*ids(&*found.members), &*ids(&found.joined), &*ids(&found.left)), told);
         assert_eq!(found.round, round);
@@ -255,13 +259,13 @@ mod tests {
         assert_eq!((members.due(), members.now(&channel())), (None, None));
         let first = members.join(&channel(), member("a"));
         assert_eq!(ids(&members.now(&channel()).unwrap()), "a", "at once, before any round");
-        assert_eq!(members.told(&channel(), first), None);
+        assert_eq!(members.told(&channel()), None);
         assert_eq!(check(&mut members, "", "a", ("a", "a", "")), first);
         members.join(&channel(), member("c"));
         let last = members.join(&channel(), member("b"));
         assert!(last > first);
         assert_eq!(check(&mut members, "", "abc", ("abc", "bc", "")), last);
-        let (round, list) = members.told(&channel(), first).unwrap();
+        let (round, list) = members.told(&channel()).unwrap();
         assert_eq!((round, &*ids(&list)), (last, "abc"));
     }
 
@@ -272,8 +276,8 @@ mod tests {
         let (round, mine) = members.begin_round(&channel());
         let later = members.join(&channel(), member("b"));
         assert!(later > round);
-        assert_eq!(ids(&*members.end_round(&channel(), round, mine).members), "a");
-        assert_eq!(members.told(&channel(), later), None);
+        assert_eq!(ids(&*members.end_round(&channel(), round, mine).unwrap().members), "a");
+        assert_eq!(members.told(&channel()).unwrap().0, round);
         assert_eq!(check(&mut members, "", "ab", ("ab", "b", "")), later);
     }
 
@@ -332,7 +336,8 @@ mod tests {
         members.refresh();
         check(&mut members, "c", "b", ("bc", "c", "a"));
         members.refresh();
-        check(&mut members, "c", "b", ("bc", "", ""));
+        let (round, _) = members.begin_round(&channel());
+        assert_eq!(members.end_round(&channel(), round, vec![member("b"), member("c")]), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod connection;
 pub mod driver;
 pub mod metrics;
 pub mod origin;
+pub mod presence;
 pub mod problem;
 pub mod refusals;
 pub mod router;

@@ -14,7 +14,7 @@ use tidegate_core::channel::ChannelNameError;
 use tidegate_core::cursor::CursorError;
 use tidegate_core::entry::{EventNameError, KeyError};
 use tidegate_core::envelope::json::{write_error, write_error_object, write_seconds, write_string};
-use tidegate_core::envelope::{CommandError, JsonStreamError};
+use tidegate_core::envelope::{CommandError, JsonStreamError, ServerBody};
 use tidegate_core::payload::PayloadError;
 use tidegate_wire::ndjson::LineTooLong;
 
@@ -413,6 +413,17 @@ impl Problem {
             let _ = write!(reason, " {}", whole_seconds(retry_after));
         }
         reason
+    }
+
+    /// It as an enveloped connection is told.
+    #[must_use]
+    pub fn body(&self) -> ServerBody<'_> {
+        ServerBody::Error {
+            code: self.code.as_str(),
+            message: &self.detail,
+            retry_after: self.retry_after,
+            outcome_unknown: self.outcome_unknown,
+        }
     }
 
     /// Appends `{"error":{"code","message","retry_after"?}}`: an error in the midst of a stream.

@@ -12,8 +12,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::Full;
-use tidegate_core::ChannelName;
 use tidegate_core::channel::CHANNELS_MAX;
+use tidegate_core::{ChannelName, SessionId};
 
 use crate::api;
 use crate::config::Admin;
@@ -21,6 +21,7 @@ use crate::driver::client::Stream;
 use crate::origin::{self, Verdict};
 use crate::problem::Problem;
 use crate::refusals::Refusals;
+use crate::transport::poll::Asked;
 use crate::transport::request::SubscribeRequest;
 use crate::transport::{self, Wire};
 use crate::worker::Worker;
@@ -48,8 +49,8 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Box::pin(Full::new(bytes.into()))
 }
 
-/// Answers one request.
-pub async fn answer(worker: &Rc<Worker>, request: Request) -> Answer {
+/// Answers one request; `session` is its connection's.
+pub async fn answer(worker: &Rc<Worker>, request: Request, session: SessionId) -> Answer {
     let version = request.version();
     let is_head = request.method() == Method::HEAD;
     let headers = request.headers().clone();
@@ -58,7 +59,7 @@ pub async fn answer(worker: &Rc<Worker>, request: Request) -> Answer {
         Ok(()) if request.method() == Method::OPTIONS => {
             Ok(Answer::Response(origin::preflight(&verdict, &headers)))
         }
-        Ok(()) => route(worker, request, &verdict).await,
+        Ok(()) => route(worker, request, &verdict, session).await,
         Err(problem) => Err(problem),
     };
     let mut response = match answered {
@@ -120,6 +121,7 @@ async fn route(
     worker: &Rc<Worker>,
     request: Request,
     verdict: &Verdict<'_>,
+    session: SessionId,
 ) -> Result<Answer, Problem> {
     let uri = request.uri().clone();
     let query = Query::parse(uri.query().unwrap_or_default());
@@ -149,7 +151,7 @@ async fn route(
             let channels = channels(names)?;
             match method {
                 Method::GET | Method::HEAD => {
-                    subscribe(worker, &request, channels, &query, verdict).await
+                    subscribe(worker, &request, channels, &query, verdict, session).await
                 }
                 Method::POST => {
                     let channel = only_one(channels, "publish to")?;
@@ -179,10 +181,13 @@ async fn route(
         (_, [Some("publish"), None, ..]) => {
             Err(Problem::method_not_allowed(method.as_str(), "POST, OPTIONS"))
         }
-        (_, [Some("connect"), None, ..]) => Err(Problem::not_found(
-            "/connect is for enveloped connections, which this version does not have yet; \
-             subscribe at /channels/{channel}",
-        )),
+        (&Method::GET, [Some("connect"), None, ..]) => {
+            let echo = query.switch("echo")?.unwrap_or(true);
+            transport::websocket::connect(worker, &request, echo, verdict).await
+        }
+        (_, [Some("connect"), None, ..]) => {
+            Err(Problem::method_not_allowed(method.as_str(), "GET, OPTIONS"))
+        }
         _ => Err(no_route(path)),
     }
 }
@@ -194,6 +199,7 @@ async fn subscribe(
     channels: Vec<ChannelName>,
     query: &Query<'_>,
     verdict: &Verdict<'_>,
+    session: SessionId,
 ) -> Result<Answer, Problem> {
     let wanted = SubscribeRequest::parse(request, channels, query)?;
     match wanted.wire {
@@ -207,9 +213,8 @@ async fn subscribe(
             let target = request.uri().path_and_query().map_or("/", |it| it.as_str());
             let if_none_match = header(request.headers(), "if-none-match");
             let is_head = request.method() == Method::HEAD;
-            transport::poll::answer(worker, &wanted, target, if_none_match, is_head)
-                .await
-                .map(Answer::Response)
+            let asked = Asked { target, if_none_match, is_head, session };
+            transport::poll::answer(worker, &wanted, &asked).await.map(Answer::Response)
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::accept;
 use crate::config::{Admin, Config};
 use crate::connection;
 use crate::metrics::WorkerMetrics;
+use crate::presence::{self, Presence};
 use crate::refusals::Refusals;
 use crate::worker::{self, Command, Gateway};
 
@@ -126,6 +127,8 @@ impl Server {
             broker,
             draining: AtomicBool::new(false),
             commands,
+            presence: Presence::default(),
+            node: format!("{:016x}", getrandom::u64().map_err(io::Error::other)?),
             metrics: (0..count).map(|_| Arc::new(WorkerMetrics::default())).collect(),
             compressed: Arc::default(),
         });
@@ -188,7 +191,8 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// What lives on no worker: signals, the sweep of the log, the admin listener, and the drain.
+/// What lives on no worker: signals, the sweep of the log, who is present, the admin listener, and
+/// the drain.
 async fn control_loop(
     server: &Server,
     memory: &Arc<MemoryBroker>,
@@ -208,6 +212,9 @@ async fn control_loop(
             Rc::clone(&refusals),
             listener,
         ));
+    }
+    if server.gateway.config.has_presence() {
+        tasks.spawn_local(presence::run(Arc::clone(&server.gateway)));
     }
     loop {
         // Cancel safe: signals and ticks are kept until they are received.

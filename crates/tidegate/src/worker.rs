@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use slab::Slab;
 use tidegate_broker::{Broker, Inbox, PublishError, Published, Reply, SinkId};
 use tidegate_core::hub::{Effect, Hub};
+use tidegate_core::presence::{Member, Round, Told};
 use tidegate_core::{
     ChannelName, ChannelState, Draft, Entry, OutboxBounds, Policy, Publication, SessionId,
     Timestamp,
@@ -30,6 +31,7 @@ use crate::driver::hub::{self, Subscriber};
 use crate::driver::late::Late;
 use crate::driver::wheel::{self, Wheel};
 use crate::metrics::WorkerMetrics;
+use crate::presence::Presence;
 use crate::problem::{Code, Problem};
 use crate::refusals::Refusals;
 use crate::transport::Wire;
@@ -52,6 +54,10 @@ pub struct Gateway {
     pub draining: AtomicBool,
     /// A queue into each worker.
     pub commands: Vec<mpsc::Sender<Command>>,
+    /// Who is where.
+    pub presence: Presence,
+    /// This process's random name.
+    pub node: String,
     /// What each worker counts.
     pub metrics: Vec<Arc<WorkerMetrics>>,
     /// What the workers have compressed.
@@ -99,6 +105,8 @@ pub enum Command {
     },
     /// End every stream and connection within this time, then return.
     Drain(Duration),
+    /// Tell the subscribers of a channel who is present.
+    Presence(Arc<Told>),
 }
 
 /// One worker's state; its tasks share it.
@@ -133,6 +141,8 @@ pub struct Worker {
     pub ping_interval: u32,
     /// How long a ping may be without an answer, in ticks.
     pub ping_timeout: u32,
+    /// Whose idempotency keys they are, where there are no tokens.
+    pub nobody: Arc<str>,
     clients: RefCell<Slab<Rc<Client>>>,
     connections: RefCell<Slab<Rc<Connection>>>,
     /// Entries that were read from a log lately, by offset.
@@ -188,6 +198,7 @@ impl Worker {
             },
             ping_interval: wheel::ticks(websocket.ping_interval),
             ping_timeout: wheel::ticks(websocket.ping_timeout),
+            nobody: Arc::from(""),
             broker: Arc::clone(&gateway.broker),
             config,
             inbox,
@@ -234,6 +245,7 @@ impl Worker {
                         // Who asked may have gone.
                         let _ = reply.send(self.count(&channels));
                     }
+                    Some(Command::Presence(told)) => hub::tell_presence(self, told).await,
                     Some(Command::Drain(within)) => return self.drain(within, commands).await,
                     None => return,
                 },
@@ -296,6 +308,12 @@ impl Worker {
     pub fn add_client(&self, client: &Rc<Client>) -> u32 {
         let key = self.clients.borrow_mut().insert(Rc::clone(client));
         u32::try_from(key).unwrap_or(u32::MAX)
+    }
+
+    /// A client on the list.
+    #[must_use]
+    pub fn client(&self, key: u32) -> Option<Rc<Client>> {
+        self.clients.borrow().get(key as usize).map(Rc::clone)
     }
 
     /// Takes a client off the list. It was counted as a connection since it was accepted.
@@ -398,6 +416,49 @@ impl Worker {
             self.late.forget(channel);
             self.broker.unwatch(channel, self.id);
         }
+    }
+
+    /// A subscriber is there: it is present, where that is on for the channel. The answer is the
+    /// first round that knows of it.
+    pub fn enter(&self, channel: &ChannelName, session: SessionId) -> Option<Round> {
+        self.config.channel(channel.as_str()).presence.then(|| {
+            let id = session.to_text().into();
+            let member = Member { id, user: None, info: None, joined: self.now() };
+            self.gateway.presence.join(channel, member)
+        })
+    }
+
+    /// A subscriber that has entered has gone.
+    pub fn exit(&self, channel: &ChannelName, session: SessionId) {
+        if self.config.channel(channel.as_str()).presence {
+            self.gateway.presence.leave(channel, &session.to_text());
+        }
+    }
+
+    /// Who is present in a channel.
+    ///
+    /// # Errors
+    ///
+    /// The refusal of who may not subscribe to it; `not_found` where presence is off; the broker
+    /// being away.
+    pub async fn members(&self, channel: &ChannelName) -> Result<Vec<Member>, Problem> {
+        self.has_presence(channel)?;
+        Ok(self.gateway.presence.now(channel).await?)
+    }
+
+    /// Whether whoever has no token may know who is present in `channel`, where anybody may.
+    ///
+    /// # Errors
+    ///
+    /// The refusal, or `not_found` where presence is off.
+    pub fn has_presence(&self, channel: &ChannelName) -> Result<(), Problem> {
+        self.may_subscribe(channel)?;
+        if !self.config.channel(channel.as_str()).presence {
+            return Err(Problem::not_found(format!(
+                "presence is not on for channel \"{channel}\": nobody is told who is there"
+            )));
+        }
+        Ok(())
     }
 
     fn count(&self, channels: &[ChannelName]) -> Vec<[u32; Wire::ALL.len()]> {
@@ -571,7 +632,8 @@ impl Worker {
                     Some(Command::Count { channels, reply }) => {
                         let _ = reply.send(self.count(&channels));
                     }
-                    Some(Command::Drain(_)) | None => {}
+                    // Who leaves is told of nobody else.
+                    Some(Command::Presence(_) | Command::Drain(_)) | None => {}
                 },
             }
             self.turn_wheel(&mut due);
@@ -640,6 +702,8 @@ pub(crate) mod tests {
             draining: AtomicBool::new(false),
             commands: Vec::new(),
             metrics: vec![Arc::default()],
+            presence: Presence::default(),
+            node: String::new(),
             compressed: Arc::default(),
         }
     }

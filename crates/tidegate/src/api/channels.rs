@@ -7,6 +7,7 @@ use http::StatusCode;
 use tidegate_broker::{List, Listed, Listing};
 use tidegate_core::ChannelName;
 use tidegate_core::envelope::json::write_string;
+use tidegate_core::envelope::server::write_presence_object;
 
 use super::{administer, answer};
 use crate::problem::Problem;
@@ -54,17 +55,16 @@ pub async fn delete(worker: &Rc<Worker>, channel: &ChannelName) -> Result<Respon
     Ok(response)
 }
 
-/// `GET /channels/{channel}/presence`: who is there, where presence is on. Nowhere yet.
+/// `GET /channels/{channel}/presence`: who is there, where presence is on.
 ///
 /// # Errors
 ///
-/// 401 or 403 without the right to subscribe, else 404.
-#[expect(clippy::unused_async, reason = "it asks the broker, once it is on anywhere")]
+/// 401 or 403 without the right to subscribe, 404 where presence is off, 503 while the broker is away.
 pub async fn presence(worker: &Rc<Worker>, channel: &ChannelName) -> Result<Response, Problem> {
-    worker.may_subscribe(channel)?;
-    Err(Problem::not_found(format!(
-        "presence is not on for channel \"{channel}\": nobody is told who is there"
-    )))
+    let members = worker.members(channel).await?;
+    let mut out = Vec::new();
+    write_presence_object(channel, &members, &mut out);
+    Ok(answer("application/json", out))
 }
 
 fn limit(text: Option<&str>) -> Result<usize, Problem> {

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use http::Version;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::body::Incoming;
-use tidegate_core::ChannelName;
 use tidegate_core::envelope::PublishCommand;
 use tidegate_core::envelope::command::Publisher;
 use tidegate_core::envelope::json::write_published;
+use tidegate_core::{ChannelName, SessionId};
 
 use super::entries::Entries;
 use super::results::{Outcome, Results, Sink, Told, place};
@@ -116,18 +116,31 @@ fn streamed(
 
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
+/// Publishes for whoever has no token, if that is allowed; `origin` is the connection of one that
+/// may be subscribed too.
+///
+/// # Errors
+///
+/// The refusal, before the broker was asked.
+pub fn accept(
+    worker: &Worker,
+    command: PublishCommand,
+    origin: Option<SessionId>,
+) -> Result<Outcome, Problem> {
+    worker.may_publish(&command.channel)?;
+    if command.ends {
+        may_end(worker, &command.channel)?;
+    }
+    if worker.is_draining() {
+        return Err(Problem::draining());
+    }
+    let publisher = Publisher { user: None, origin, time: worker.now(), id: worker.draft_id() };
+    Ok(worker.publish(command.into_draft(publisher)))
+}
+
 impl Sink for Rc<Worker> {
     fn publish(&self, command: PublishCommand) -> Result<Outcome, Problem> {
-        self.may_publish(&command.channel)?;
-        if command.ends {
-            may_end(self, &command.channel)?;
-        }
-        if Sink::is_draining(self) {
-            return Err(Problem::draining());
-        }
-        let publisher =
-            Publisher { user: None, origin: None, time: self.now(), id: self.draft_id() };
-        Ok(Worker::publish(self, command.into_draft(publisher)))
+        accept(self, command, None)
     }
 
     fn log(&self, problem: &Problem) -> u128 {

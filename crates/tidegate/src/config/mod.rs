@@ -174,7 +174,7 @@ pub struct ChannelRule {
     pub log: LogBounds,
     /// What waits for a slow subscriber: at least 1 message and 1 byte.
     pub outbox: OutboxBounds,
-    /// Whether joins and leaves are told. Not yet: always false.
+    /// Whether it is told who is there.
     pub presence: bool,
     /// How far its messages may be compressed.
     pub class: Class,
@@ -224,6 +224,12 @@ impl Config {
             .iter()
             .find(|rule| rule.pattern.matches(name))
             .unwrap_or(&self.channel_default)
+    }
+
+    /// Whether presence is on for any channel.
+    #[must_use]
+    pub fn has_presence(&self) -> bool {
+        self.channel_default.presence || self.channels.iter().any(|rule| rule.presence)
     }
 
     /// What is dangerous in it, one sentence each, to be said at every start.

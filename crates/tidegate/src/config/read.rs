@@ -214,11 +214,7 @@ impl<'a> Reader<'a> {
                 [("static", Class::Static), ("shared", Class::Shared), ("secret", Class::Secret)];
             values::choice(value, &classes, &[])
         });
-        let presence =
-            self.key(&section, "presence", false, |value| match values::boolean(value)? {
-                true => Err("true is not yet in this version; allowed is false".to_owned()),
-                false => Ok(false),
-            });
+        let presence = self.key(&section, "presence", false, values::boolean);
         let log = self.log_bounds(&section, default.log);
         let outbox = self.outbox_bounds(&section, default.outbox);
         Some(ChannelRule { pattern: pattern?, subscribe, publish, log, outbox, presence, class })

@@ -167,7 +167,7 @@ fn every_section_has_its_meaning() {
 fn a_channel_rule_has_its_meaning() {
     let file = "[[channel]]\nmatch = \"a.>\"\nsubscribe = \"anyone\"\npublish = \"nobody\"\n\
                 log = { messages = 0, bytes = 1, age = 2 }\n\
-                outbox = { messages = 3, bytes = 4, policy = \"conflate\" }\npresence = false\n\
+                outbox = { messages = 3, bytes = 4, policy = \"conflate\" }\npresence = true\n\
                 class = \"static\"\n\
                 [[channel]]\nmatch = \"b\"\n[channel.outbox]\npolicy = \"drop-oldest\"\n\
                 [[channel]]\nmatch = \"c\"\noutbox.policy = \"disconnect\"\nsubscribe = \"anyone\"";
@@ -178,7 +178,7 @@ fn a_channel_rule_has_its_meaning() {
             publish: Access::Nobody,
             log: LogBounds { messages: 0, bytes: 1, age: Duration::from_secs(2) },
             outbox: OutboxBounds { messages: 3, bytes: 4, policy: Policy::Conflate },
-            presence: false,
+            presence: true,
             class: Class::Static,
         };
         let mut second = rule("b");
@@ -382,13 +382,12 @@ fn what_comes_later_is_refused_by_name() {
         &["t.toml:1: grpc.max_message: \"2MiB\" is not yet in this version; allowed is \"1MiB\""],
     );
     refuse(
-        "[[channel]]\nmatch = \"a\"\nsubscribe = \"token\"\npublish = \"token\"\npresence = true",
+        "[[channel]]\nmatch = \"a\"\nsubscribe = \"token\"\npublish = \"token\"",
         &[
             "t.toml:3: channel.subscribe: \"token\" is not yet in this version; allowed are \"anyone\", \
          \"nobody\"",
             "t.toml:4: channel.publish: \"token\" is not yet in this version; allowed are \"anyone\", \
          \"nobody\"",
-            "t.toml:5: channel.presence: true is not yet in this version; allowed is false",
         ],
     );
 }

@@ -20,6 +20,7 @@ use http_body::{Frame, SizeHint};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use tidegate_core::SessionId;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -33,6 +34,8 @@ use crate::worker::Worker;
 pub struct Connection {
     /// Who connected.
     pub peer: SocketAddr,
+    /// Its random id.
+    pub session: SessionId,
     phase: Cell<Phase>,
     /// Since when the socket has taken no byte of a response.
     blocked: Cell<Option<Instant>>,
@@ -72,6 +75,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     }
     let connection = Rc::new(Connection {
         peer,
+        session: worker.session(),
         phase: Cell::new(Phase::New(Instant::now())),
         blocked: Cell::new(None),
         is_draining: Cell::new(false),
@@ -178,7 +182,7 @@ async fn handle(
     request: Request,
 ) -> Result<http::Response<Tracked>, std::convert::Infallible> {
     connection.phase.set(Phase::Busy);
-    match router::answer(&worker, request).await {
+    match router::answer(&worker, request, connection.session).await {
         Answer::Response(response) => {
             worker.metrics.requested(response.status().as_u16());
             Ok(connection.track(response))

@@ -4,12 +4,13 @@
 //! cursor of several channels, gaps) is written beside the shared bytes.
 
 use std::cell::{OnceCell, RefCell};
+use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_core::envelope::json;
+use tidegate_core::envelope::{ServerBody, ServerFrame, json};
 use tidegate_core::outbox::Weight;
 use tidegate_core::subscription::{self, Item};
 use tidegate_core::{ChannelName, Cursor, Entry, Gap, PayloadKind, Position};
@@ -31,6 +32,8 @@ pub enum Format {
     Ws,
     /// A WebSocket message of the JSON form.
     WsJson,
+    /// A push of `tidegate.v1.json`.
+    Envelope,
 }
 
 /// What a format's bytes are wrapped in.
@@ -160,7 +163,7 @@ impl Encoder {
     }
 
     fn write(&mut self, entries: &[Arc<Entry>], form: Form, out: &mut Vec<u8>) {
-        if matches!(form.format, Format::Ws | Format::WsJson) {
+        if matches!(form.format, Format::Ws | Format::WsJson | Format::Envelope) {
             entries.iter().for_each(|entry| self.write_websocket(entry, form, out));
             return;
         }
@@ -171,7 +174,7 @@ impl Encoder {
                 Format::SseJson => {
                     write_sse_json(entry, &entry.cursor().encode(), &mut self.scratch);
                 }
-                Format::Ndjson | Format::Ws | Format::WsJson => {
+                Format::Ndjson | Format::Ws | Format::WsJson | Format::Envelope => {
                     json::write_entry(entry, &mut self.scratch);
                     self.scratch.push(b'\n');
                 }
@@ -182,17 +185,24 @@ impl Encoder {
     }
 
     fn write_websocket(&mut self, entry: &Arc<Entry>, form: Form, out: &mut Vec<u8>) {
-        let (kind, payload): (Kind, &[u8]) = if form.format == Format::WsJson {
-            self.scratch.clear();
-            json::write_entry(entry, &mut self.scratch);
-            (Kind::Text, &self.scratch)
-        } else {
-            let Some(publication) = entry.publication() else { return };
-            let kind = match publication.payload.kind {
-                PayloadKind::Json | PayloadKind::Text => Kind::Text,
-                PayloadKind::Binary => Kind::Binary,
-            };
-            (kind, &publication.payload.bytes)
+        self.scratch.clear();
+        let (kind, payload): (Kind, &[u8]) = match form.format {
+            Format::WsJson => {
+                json::write_entry(entry, &mut self.scratch);
+                (Kind::Text, &self.scratch)
+            }
+            Format::Envelope => {
+                json::write_message(entry, &mut self.scratch);
+                (Kind::Text, &self.scratch)
+            }
+            Format::Ws | Format::Sse | Format::SseJson | Format::Ndjson => {
+                let Some(publication) = entry.publication() else { return };
+                let kind = match publication.payload.kind {
+                    PayloadKind::Json | PayloadKind::Text => Kind::Text,
+                    PayloadKind::Binary => Kind::Binary,
+                };
+                (kind, &publication.payload.bytes)
+            }
         };
         let is_deflated = form.framing == Framing::Deflated && payload.len() >= COMPRESSED_LEN_MIN;
         let deflated = is_deflated.then(|| {
@@ -211,6 +221,8 @@ impl Encoder {
         let mut inner = Vec::with_capacity(entry.weight() + json::resume_len(resume.len()));
         match form.format {
             Format::Sse | Format::SseJson => write_sse_json(entry, &joined(resume), &mut inner),
+            // Envelopes have a cursor in each message, and no joined one.
+            Format::Envelope => json::write_message(entry, &mut inner),
             Format::Ndjson | Format::WsJson | Format::Ws => {
                 json::write_entry(entry, &mut inner);
                 add_resume(resume, &mut inner);
@@ -234,9 +246,9 @@ impl Encoder {
                 json::write_gap_object(channel, gap, &mut data);
                 sse::write_event(&mut inner, Some(&joined(resume)), Some("tidegate-gap"), &data);
             }
-            Format::Ndjson | Format::WsJson => {
+            Format::Ndjson | Format::WsJson | Format::Envelope => {
                 json::write_gap(channel, gap, &mut inner);
-                if resume.len() > 1 {
+                if resume.len() > 1 && form.format != Format::Envelope {
                     add_resume(resume, &mut inner);
                 }
             }
@@ -245,7 +257,18 @@ impl Encoder {
         self.finish(form, inner)
     }
 
-    /// A mid-stream error; empty on WebSockets, where it is a close.
+    /// A reply or a push of an enveloped connection, uncompressed.
+    #[must_use]
+    pub fn frame(&mut self, id: Option<NonZeroU64>, body: ServerBody<'_>) -> Bytes {
+        self.scratch.clear();
+        ServerFrame { id, body }.write_json(&mut self.scratch);
+        let mut out = Vec::with_capacity(self.scratch.len() + 16);
+        encode::message(Kind::Text, &self.scratch, &mut out);
+        self.scratch.shrink_to(64 << 10);
+        out.into()
+    }
+
+    /// A mid-stream error; empty on WebSockets without envelopes, where it is a close.
     pub fn error(
         &mut self,
         code: &str,
@@ -262,7 +285,9 @@ impl Encoder {
                 sse::write_retry(&mut inner, retry_ms);
                 sse::write_event(&mut inner, None, Some("tidegate-error"), &data);
             }
-            Format::Ndjson => json::write_error(code, message, retry_after, &mut inner),
+            Format::Ndjson | Format::Envelope => {
+                json::write_error(code, message, retry_after, &mut inner);
+            }
             Format::Ws | Format::WsJson => return Bytes::new(),
         }
         self.finish(form, inner)
@@ -276,7 +301,7 @@ impl Encoder {
             (Format::Sse | Format::SseJson, _) => b"3\r\n:\n\n\r\n",
             (Format::Ndjson, Framing::Unchunked) => b"\n",
             (Format::Ndjson, _) => b"1\r\n\n\r\n",
-            (Format::Ws | Format::WsJson, _) => b"",
+            (Format::Ws | Format::WsJson | Format::Envelope, _) => b"",
         }
     }
 
@@ -284,7 +309,7 @@ impl Encoder {
     pub fn finish(&mut self, form: Form, mut inner: Vec<u8>) -> Bytes {
         let mut out = Vec::with_capacity(inner.len() + 16);
         match form.format {
-            Format::Ws | Format::WsJson => {
+            Format::Ws | Format::WsJson | Format::Envelope => {
                 let deflater = (form.framing == Framing::Deflated).then_some(&mut self.deflater);
                 match deflater.and_then(|it| it.deflate(&inner)) {
                     Some(deflated) => encode::compressed_message(Kind::Text, deflated, &mut out),
@@ -305,7 +330,7 @@ impl Encoder {
 #[must_use]
 pub fn last_chunk(form: Form) -> &'static [u8] {
     match (form.format, form.framing) {
-        (Format::Ws | Format::WsJson, _) | (_, Framing::Unchunked) => b"",
+        (Format::Ws | Format::WsJson | Format::Envelope, _) | (_, Framing::Unchunked) => b"",
         _ => ndjson::LAST_CHUNK,
     }
 }

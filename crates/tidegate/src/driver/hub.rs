@@ -10,7 +10,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tidegate_broker::{From, Page, Read, Reply};
+use tidegate_core::envelope::ServerBody;
 use tidegate_core::hub::{Effect, ReadId};
+use tidegate_core::presence::Told;
 use tidegate_core::{ChannelName, Entry, SessionId};
 
 use super::client::Client;
@@ -88,6 +90,65 @@ impl<'a> Batch<'a> {
         };
         self.forms.push((form, bytes.clone()));
         bytes
+    }
+}
+
+/// What is new of who is present in a channel, on its way to its subscribers.
+#[derive(Debug)]
+pub struct News {
+    /// What it is.
+    pub told: Arc<Told>,
+    /// The whole list, and the changes, once somebody needed them.
+    list: Option<Bytes>,
+    changes: Option<Bytes>,
+}
+
+impl News {
+    /// Whether anybody joined or left.
+    #[must_use]
+    pub fn has_changes(&self) -> bool {
+        !self.told.joined.is_empty() || !self.told.left.is_empty()
+    }
+
+    /// The push of everyone.
+    pub fn list(&mut self, encoder: &mut Encoder) -> Bytes {
+        let Told { channel, members, .. } = &*self.told;
+        let body = ServerBody::Presence { channel, members };
+        self.list.get_or_insert_with(|| encoder.frame(None, body)).clone()
+    }
+
+    /// The pushes of who joined and who left.
+    pub fn changes(&mut self, encoder: &mut Encoder) -> Bytes {
+        let Told { channel, joined, left, .. } = &*self.told;
+        let encode = || {
+            let joins = joined.iter().map(|member| ServerBody::Join { channel, member });
+            let leaves = left.iter().map(|member| ServerBody::Leave { channel, member });
+            let mut frames = Vec::new();
+            for body in joins.chain(leaves) {
+                frames.extend_from_slice(&encoder.frame(None, body));
+            }
+            frames.into()
+        };
+        self.changes.get_or_insert_with(encode).clone()
+    }
+}
+
+/// Tells the subscribers of a channel who is present.
+pub async fn tell_presence(worker: &Rc<Worker>, told: Arc<Told>) {
+    let channel = told.channel.clone();
+    let mut news = News { told, list: None, changes: None };
+    let mut slice = Vec::with_capacity(SLICE);
+    let mut from = 0;
+    loop {
+        let next = take_slice(worker, &channel, from, SLICE, &mut slice);
+        for subscriber in slice.drain(..) {
+            if let Subscriber::Stream(client, _) = subscriber {
+                client.tell_presence(worker, &mut news);
+            }
+        }
+        let Some(next) = next else { return };
+        from = next;
+        tokio::task::yield_now().await;
     }
 }
 

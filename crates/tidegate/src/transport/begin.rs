@@ -47,6 +47,10 @@ pub async fn begin(worker: &Rc<Worker>, wanted: &SubscribeRequest) -> Result<Beg
     for channel in &wanted.channels {
         worker.may_subscribe(channel)?;
     }
+    if wanted.channels.is_empty() {
+        // An enveloped connection, which will say.
+        return Ok(Begun { starts: Vec::new(), is_over: false, cursor: String::new() });
+    }
     in_time(worker, ask(worker, wanted)).await
 }
 
@@ -93,10 +97,8 @@ async fn ask(worker: &Rc<Worker>, wanted: &SubscribeRequest) -> Result<Begun, Pr
     for (start, begin) in starts.iter_mut().zip(&wanted.begins) {
         follow(worker, start, *begin);
     }
-    let cursors: Vec<_> = starts
-        .iter()
-        .map(|it| it.gap.map_or(it.position, |gap| gap.requested).cursor(&it.channel).to_string())
-        .collect();
+    let cursors: Vec<_> =
+        starts.iter().map(|it| it.resume().cursor(&it.channel).to_string()).collect();
     Ok(Begun { starts, is_over, cursor: cursors.join(".") })
 }
 

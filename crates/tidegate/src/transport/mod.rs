@@ -1,6 +1,7 @@
 //! The wires: from a request's head to a stream, or to a poll's answer (CONTRACT 4).
 
 pub mod begin;
+pub mod envelope;
 pub mod poll;
 pub mod request;
 pub mod stream;

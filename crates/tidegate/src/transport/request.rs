@@ -56,6 +56,22 @@ impl SubscribeRequest {
         Self::of(request.method(), request.headers(), channels, query)
     }
 
+    /// What an enveloped connection begins with, or subscribes to later.
+    #[must_use]
+    pub fn enveloped(channels: Vec<ChannelName>, begins: Vec<Begin>) -> Self {
+        Self {
+            channels,
+            begins,
+            wire: Wire::Ws,
+            wait: Duration::ZERO,
+            limit: LIMIT_DEFAULT,
+            before: None,
+            envelope: false,
+            echo: true,
+            subscribe: true,
+        }
+    }
+
     fn of(
         method: &Method,
         headers: &HeaderMap,
@@ -89,17 +105,14 @@ impl SubscribeRequest {
         if before.is_some() && (query.get("since").is_some() || query.get("last").is_some()) {
             return Err(Problem::invalid("before goes with neither since nor last"));
         }
-        let is_envelope = query.switch("envelope")?.unwrap_or(channels.len() > 1);
-        if channels.len() > 1 && !is_envelope {
+        let envelope = query.switch("envelope")?;
+        if channels.len() > 1 && envelope == Some(false) {
             return Err(Problem::invalid(
                 "envelope=0 goes with one channel; several need the JSON form",
             ));
         }
-        if wire == Wire::Ws && channels.len() > 1 && query.get("envelope").is_none() {
-            return Err(Problem::invalid(
-                "a bare WebSocket has one channel; add envelope=1 for several",
-            ));
-        }
+        // A WebSocket may have a subprotocol instead.
+        let is_envelope = envelope.unwrap_or(channels.len() > 1 && wire != Wire::Ws);
         Ok(Self {
             begins: begins(headers, &channels, query, wire)?,
             wire,

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{StatusCode, Version};
-use tidegate_core::Policy;
+use tidegate_core::envelope::ServerBody;
+use tidegate_core::{Policy, SessionId};
 use tidegate_wire::websocket::DeflatePolicy;
 use tidegate_wire::websocket::handshake::{self, Accepted, Headers, Refusal};
 
@@ -13,6 +14,7 @@ use super::Wire;
 use super::begin::{Begun, begin};
 use super::request::SubscribeRequest;
 use crate::config::Class;
+use crate::driver::client::session::PUSH_SECONDS;
 use crate::driver::client::{Stream, WebSocketStart};
 use crate::driver::forms::{Form, Format, Framing};
 use crate::origin::Verdict;
@@ -23,8 +25,11 @@ use crate::worker::Worker;
 /// The subprotocol that asks for no envelope, beside a token.
 const BARE: &str = "tidegate.v1.bare";
 
-/// Subprotocols of envelopes, which a later version has.
-const ENVELOPES: [&str; 2] = ["tidegate.v1.json", "tidegate.v1.proto"];
+/// The subprotocol of envelopes in JSON.
+const JSON: &str = "tidegate.v1.json";
+
+/// The one in protobuf, which a later version has.
+const PROTO: &str = "tidegate.v1.proto";
 
 /// What messages to clients are compressed with: made once for many subscribers, so each stands
 /// alone (DESIGN 3). What clients send may use their context.
@@ -51,13 +56,8 @@ pub async fn open(
     };
     let policy = worker.config.websocket.deflate.then_some(&DEFLATE);
     let accepted = handshake::check(&upgrade, policy).map_err(refused)?;
-    let protocol = accepted.select(&[BARE]);
-    if protocol.is_none() && accepted.select(&ENVELOPES).is_some() {
-        return Err(Problem::invalid(
-            "Sec-WebSocket-Protocol: envelopes are not in this version yet; leave the header out \
-             for a bare WebSocket",
-        ));
-    }
+    let protocol = accepted.select(&[BARE, JSON]);
+    check_protocol(&wanted, &accepted, protocol)?;
     let begun = match begin_websocket(worker, &wanted).await {
         Ok(begun) => begun,
         Err(problem) if is_told_by_close(problem.status, verdict) => {
@@ -66,6 +66,52 @@ pub async fn open(
         Err(problem) => return Err(problem),
     };
     Ok(Answer::Stream(Box::new(stream(worker, wanted, begun, &accepted, protocol))))
+}
+
+/// Opens an enveloped connection that is subscribed to nothing yet.
+///
+/// # Errors
+///
+/// As [`open`]'s.
+pub async fn connect(
+    worker: &Rc<Worker>,
+    request: &Request,
+    echo: bool,
+    verdict: &Verdict<'_>,
+) -> Result<Answer, Problem> {
+    let wanted = SubscribeRequest::enveloped(Vec::new(), Vec::new());
+    open(worker, request, SubscribeRequest { echo, ..wanted }, verdict).await
+}
+
+/// Whether what is asked for goes with the subprotocol that both know.
+fn check_protocol(
+    wanted: &SubscribeRequest,
+    accepted: &Accepted<'_>,
+    protocol: Option<&str>,
+) -> Result<(), Problem> {
+    let refuse = |detail| Err(Problem::invalid(detail));
+    let channels = wanted.channels.len();
+    match protocol {
+        None if accepted.select(&[PROTO]).is_some() => refuse(
+            "Sec-WebSocket-Protocol: tidegate.v1.proto is not in this version yet; offer \
+             tidegate.v1.json, or leave the header out for a bare WebSocket",
+        ),
+        Some(JSON) if wanted.envelope => {
+            refuse("envelope=1 goes with no subprotocol; tidegate.v1.json has envelopes of its own")
+        }
+        Some(JSON) if !wanted.subscribe => {
+            refuse("subscribe=0 goes with a bare WebSocket; use /connect with tidegate.v1.json")
+        }
+        Some(JSON) => Ok(()),
+        _ if channels == 0 => {
+            refuse("Sec-WebSocket-Protocol: /connect is for envelopes; offer tidegate.v1.json")
+        }
+        _ if channels > 1 && !wanted.envelope => refuse(
+            "a bare WebSocket has one channel; add envelope=1, or offer the subprotocol \
+             tidegate.v1.json, for several",
+        ),
+        _ => Ok(()),
+    }
 }
 
 async fn begin_websocket(worker: &Rc<Worker>, wanted: &SubscribeRequest) -> Result<Begun, Problem> {
@@ -90,13 +136,18 @@ fn stream(
 ) -> Stream {
     let deflate = accepted.deflate.as_ref().map(|(params, _)| *params);
     let classes = || wanted.channels.iter().map(|it| worker.config.channel(it.as_str()).class);
-    let may_deflate =
-        deflate.is_some_and(|it| it.can_share()) && classes().all(|it| it != Class::Secret);
-    let form = Form {
-        format: if wanted.envelope { Format::WsJson } else { Format::Ws },
-        framing: if may_deflate { Framing::Deflated } else { Framing::Plain },
+    // Of envelopes each subscription has its own.
+    let is_enveloped = protocol == Some(JSON);
+    let may_deflate = deflate.is_some_and(|it| it.can_share())
+        && (is_enveloped || classes().all(|it| it != Class::Secret));
+    let format = match (is_enveloped, wanted.envelope) {
+        (true, _) => Format::Envelope,
+        (false, true) => Format::WsJson,
+        (false, false) => Format::Ws,
     };
-    if !wanted.envelope {
+    let framing = if may_deflate { Framing::Deflated } else { Framing::Plain };
+    let form = Form { format, framing };
+    if format == Format::Ws {
         // What was dropped can't be told there (CONTRACT 4).
         for start in &mut begun.starts {
             if start.bounds.policy == Policy::DropOldest {
@@ -110,18 +161,35 @@ fn stream(
     } else {
         accepted.response(protocol, &[("tidegate-cursor", &begun.cursor)], &mut head);
     }
+    let session = worker.session();
+    if is_enveloped {
+        welcome(worker, session, &begun, &mut head);
+    }
     let publish_to = <[_; 1]>::try_from(wanted.channels).ok().map(|[channel]| channel);
     let publish_refused =
         publish_to.as_ref().and_then(|it| worker.may_publish(it).err()).map(|it| it.code);
     Stream {
         form,
         starts: begun.starts,
-        session: worker.session(),
+        session,
         echo: wanted.echo,
         wire: Wire::Ws,
         websocket: Some(WebSocketStart { deflate, publish_to, publish_refused, refusal: None }),
         opening: head.into(),
         early: Bytes::new(),
+    }
+}
+
+/// What an enveloped connection is told first: who it is, and what it is subscribed to.
+fn welcome(worker: &Worker, session: SessionId, begun: &Begun, out: &mut Vec<u8>) {
+    let mut encoder = worker.encoder.borrow_mut();
+    let node = &worker.gateway.node;
+    let version = env!("CARGO_PKG_VERSION");
+    let welcome = ServerBody::Welcome { session, node, version, ping: PUSH_SECONDS };
+    out.extend_from_slice(&encoder.frame(None, welcome));
+    for start in &begun.starts {
+        let body = ServerBody::Subscribed { channel: &start.channel, position: start.resume() };
+        out.extend_from_slice(&encoder.frame(None, body));
     }
 }
 

@@ -183,6 +183,32 @@ impl Server {
         Ws::open(peer.stream.into_inner(), &request)
     }
 
+    /// An enveloped connection; its welcome was taken.
+    #[track_caller]
+    pub(crate) fn enveloped(&self, target: &str) -> Ws {
+        let mut ws = self.ws_offering(self.connect(), target, &["tidegate.v1.json"], None);
+        assert_eq!(ws.header("sec-websocket-protocol"), Some("tidegate.v1.json"));
+        let welcome = ws.json();
+        assert_eq!(welcome["welcome"]["ping"], 25, "{welcome}");
+        ws
+    }
+
+    /// A WebSocket that offers subprotocols.
+    #[track_caller]
+    pub(crate) fn ws_offering(
+        &self,
+        peer: Peer,
+        target: &str,
+        protocols: &[&str],
+        deflate: Option<DeflateOffer>,
+    ) -> Ws {
+        let host = self.address.to_string();
+        let nonce = *b"0123456789abcdef";
+        let request =
+            ClientRequest { host: &host, target, protocols, deflate, headers: &[], nonce };
+        Ws::open(peer.stream.into_inner(), &request)
+    }
+
     /// A count of `/metrics`; 0 where it is not there. Only of a `--dev` server.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let metrics = self.get("/metrics").body;
@@ -683,6 +709,16 @@ impl Ws {
 
     pub(crate) fn send_binary(&mut self, bytes: &[u8]) {
         self.send(&masked(Kind::Binary, bytes));
+    }
+
+    /// Sends a command, and checks that the next message is its reply; what that says.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, id: u64, command: &str, reply: &str) -> Value {
+        self.send_text(&format!("{{\"id\":{id},{command}}}"));
+        let mut message = self.json();
+        assert_eq!(message["id"], id, "{message}");
+        assert!(message[reply].is_object(), "{message}");
+        message[reply].take()
     }
 
     /// Pings; what comes before the pong.

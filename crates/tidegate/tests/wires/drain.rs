@@ -21,6 +21,8 @@ fn every_wire_is_told_what_was_published_and_then_that_it_ends() {
     let mut ws = server.ws("/channels/a");
     let mut envelope = server.ws("/channels/a,b?envelope=1");
     let mut mute = server.ws("/channels/a?subscribe=0");
+    let mut json = server.enveloped("/channels/b,a");
+    assert!(json.json()["subscribed"].is_object() && json.json()["subscribed"].is_object());
     let mut sse = server.sse("/channels/a", "");
     let mut lines = server.ndjson("/channels/a,b");
     let mut poll = server.connect();
@@ -44,10 +46,13 @@ fn every_wire_is_told_what_was_published_and_then_that_it_ends() {
         assert_eq!(envelope.json()["text"], n.to_string());
         assert_eq!(sse.event().data, n.to_string());
         assert_eq!(lines.next()["text"], n.to_string());
+        assert_eq!(json.json()["message"]["text"], n.to_string());
     }
     assert_eq!(ws.closed(1012), cursor);
     envelope.closed(1012);
     mute.closed(1012);
+    assert_eq!(json.json()["error"]["code"], "unavailable");
+    assert_eq!(json.closed(1012), "unavailable");
     let answer = poll.answer("GET");
     assert_eq!((answer.status, &answer.json()["messages"]), (200, &json!([])));
 
@@ -64,7 +69,7 @@ fn every_wire_is_told_what_was_published_and_then_that_it_ends() {
     assert_eq!(error["error"]["code"], "unavailable", "{error}");
     assert_eq!(lines.0.end(), End::Proper);
     assert!(idle.is_closed() && silent.is_closed());
-    drop((ws, envelope, mute, sse, lines, poll, idle, silent));
+    drop((ws, envelope, mute, json, sse, lines, poll, idle, silent));
     check_end(server, began, SOON);
 }
 

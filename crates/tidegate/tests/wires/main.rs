@@ -11,8 +11,10 @@ mod common;
 
 mod api;
 mod drain;
+mod envelope;
 mod limits;
 mod poll;
+mod presence;
 mod slow;
 mod streams;
 mod websocket;

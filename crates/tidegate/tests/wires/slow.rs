@@ -54,16 +54,24 @@ enum Reader {
     Sse(Sse),
     Ndjson(Ndjson),
     Json(Ws),
+    Envelope(Ws),
     Bare(Ws),
 }
 
 type Open = fn(&Server, &str) -> Reader;
 
 /// One of each; the bare WebSocket last.
-const OPEN: [Open; 4] = [
+const OPEN: [Open; 5] = [
     |server, channel| Reader::Sse(Sse::new(open_http(server, channel, SSE))),
     |server, channel| Reader::Ndjson(Ndjson(open_http(server, channel, NDJSON))),
     |server, channel| Reader::Json(open_ws(server, channel, "?envelope=1")),
+    |server, channel| {
+        let (narrow, target) = (server.connect_narrow(), format!("/channels/{channel}"));
+        let mut ws = server.ws_offering(narrow, &target, &["tidegate.v1.json"], None);
+        assert!(ws.json()["welcome"].is_object());
+        assert!(ws.json()["subscribed"].is_object());
+        Reader::Envelope(ws)
+    },
     |server, channel| Reader::Bare(open_ws(server, channel, "")),
 ];
 
@@ -104,6 +112,15 @@ impl Reader {
                 Message::Text(text) => of_json(&serde_json::from_str(&text).unwrap()),
                 Message::Close(code, reason) => Found::Close(code.unwrap(), reason),
                 other => panic!("{other:?}"),
+            },
+            Self::Envelope(ws) => match ws.json() {
+                it if it["gap"].is_object() => gap(&it["gap"]),
+                it if it["message"].is_object() => of_json(&it["message"]),
+                it => {
+                    assert_eq!(it["error"]["code"], "slow_consumer", "{it}");
+                    let Message::Close(code, reason) = ws.next() else { panic!() };
+                    Found::Close(code.unwrap(), reason)
+                }
             },
             Self::Bare(ws) => match ws.next() {
                 Message::Text(text) => Found::Message(number(&text), None),
@@ -205,7 +222,7 @@ fn case(
     let server = Server::start(name, RULES, &["--dev"]);
     let start = server.now(channel);
     let readers: Vec<_> =
-        OPEN.into_iter().take(3 + bare).map(|open| open(&server, channel)).collect();
+        OPEN.into_iter().take(4 + bare).map(|open| open(&server, channel)).collect();
     let mut keen = server.ws(&format!("/channels/{channel}?envelope=1"));
     let mut cursors = Vec::new();
     for n in 0..COUNT {
@@ -240,6 +257,9 @@ fn check_disconnected(server: &Server, channel: &str, open: Open) {
         }
         Reader::Json(_) | Reader::Bare(_) => {
             assert_eq!(last, Some(Found::Close(1013, since.clone())));
+        }
+        Reader::Envelope(_) => {
+            assert_eq!(last, Some(Found::Close(1013, "slow_consumer".to_owned())));
         }
     }
     drop(reader);
@@ -310,14 +330,14 @@ fn check_told(it: &mut Case, kept: usize) {
 fn drop_oldest_tells_what_it_dropped() {
     let mut it = case("drop-oldest", "drop-oldest.a", "drop-oldest", 0, nameless);
     check_told(&mut it, 7);
-    check_disconnected(&it.server, "drop-oldest.b", OPEN[3]);
+    check_disconnected(&it.server, "drop-oldest.b", OPEN[4]);
 }
 
 #[test]
 fn spill_without_a_log_is_drop_oldest() {
     let mut it = case("spill-none", "spill.none.a", "drop-oldest", 0, nameless);
     check_told(&mut it, 10);
-    check_disconnected(&it.server, "spill.none.b", OPEN[3]);
+    check_disconnected(&it.server, "spill.none.b", OPEN[4]);
 }
 
 #[test]
@@ -338,7 +358,7 @@ fn conflate_keeps_the_newest_of_each_event() {
 #[test]
 fn disconnect_says_so_and_the_cursor_goes_on() {
     let server = Server::start("disconnect", RULES, &["--dev"]);
-    for (channel, open) in ["a", "b", "c", "d"].into_iter().zip(OPEN) {
+    for (channel, open) in ["a", "b", "c", "d", "e"].into_iter().zip(OPEN) {
         check_disconnected(&server, &format!("disconnect.{channel}"), open);
     }
 }

@@ -588,7 +588,7 @@ fn a_handshake_is_whole_or_refused() {
     check(&[("HTTP", "HTTP/1.0")], 400, "invalid_argument", "HTTP/1.1");
     check(&[("Host", "")], 400, "invalid_argument", "Host");
     check(&[("Sec-WebSocket-Protocol", "a,,b;")], 400, "invalid_argument", "Protocol");
-    check(&[("Sec-WebSocket-Protocol", "tidegate.v1.json")], 400, "invalid_argument", "version");
+    check(&[("Sec-WebSocket-Protocol", "tidegate.v1.proto")], 400, "invalid_argument", "version");
     for (name, value) in
         [("Origin", "https://evil.example"), ("Origin", "null"), ("Host", "evil.example")]
     {
@@ -599,7 +599,7 @@ fn a_handshake_is_whole_or_refused() {
     answer.check_problem(426, "upgrade_required", "Upgrade");
     assert_eq!(answer.header("upgrade"), Some("websocket"));
     let answer = handshake(&server, "/connect", &[]);
-    answer.check_problem(404, "not_found", "/connect");
+    answer.check_problem(400, "invalid_argument", "/connect");
 }
 
 #[test]

@@ -3,9 +3,11 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use tidegate_core::envelope::ServerBody;
 use tidegate_wire::websocket::{close, encode};
 
-use super::{CLOSE_TICKS, Cause, Closing, Inner, Phase, Wait};
+use super::session::{PUSH_TICKS, PUSHED_PING};
+use super::{CLOSE_TICKS, Cause, Closing, Inner, Phase, Socket, Wait};
 use crate::driver::forms::{Encoder, joined, last_chunk};
 use crate::driver::wheel;
 use crate::problem::Code;
@@ -25,12 +27,25 @@ impl Inner {
     pub(super) fn deadline(&self, worker: &Worker) -> u32 {
         match (self.phase, &self.socket) {
             (Phase::Closing(at) | Phase::Lingering(at), _) => at,
-            (_, Some(socket)) => match socket.pinged_at {
-                Some(at) => at.saturating_add(worker.ping_timeout),
-                None => self.read_at.saturating_add(worker.ping_interval),
-            },
+            (_, Some(socket)) if socket.session.is_some() => {
+                self.silent_until(worker, socket).min(self.push_due())
+            }
+            (_, Some(socket)) => self.silent_until(worker, socket),
             (_, None) => self.written_at.saturating_add(KEEPALIVE_TICKS),
         }
+    }
+
+    /// Until when a WebSocket's client may be silent.
+    fn silent_until(&self, worker: &Worker, socket: &Socket) -> u32 {
+        match socket.pinged_at {
+            Some(at) => at.saturating_add(worker.ping_timeout),
+            None => self.read_at.saturating_add(worker.ping_interval),
+        }
+    }
+
+    /// When an enveloped connection is due a push.
+    fn push_due(&self) -> u32 {
+        self.written_at.saturating_add(PUSH_TICKS)
     }
 
     pub(super) fn ask(&mut self, worker: &Worker) {
@@ -56,7 +71,18 @@ impl Inner {
                 self.phase = Phase::Dead;
                 self.wake();
             }
-            Phase::Open => self.keep_alive(now),
+            Phase::Open => {
+                if self.is_enveloped() && self.push_due() <= now {
+                    self.written_at = now;
+                    if self.out.is_empty() {
+                        self.write_small(PUSHED_PING);
+                    }
+                }
+                let is_silent = |it: &Socket| self.silent_until(worker, it) <= now;
+                if self.socket.as_deref().is_none_or(is_silent) {
+                    self.keep_alive(now);
+                }
+            }
         }
     }
 
@@ -102,6 +128,16 @@ impl Inner {
     /// Commits what ends the stream as its wire says.
     pub(super) fn write_end(&mut self, worker: &Worker) {
         let Some(closing) = self.closing.take() else { return };
+        if let (true, Cause::Problem(code)) = (self.is_enveloped(), &closing.cause) {
+            let (message, retry_after) = worker.mid_stream(*code);
+            let body = ServerBody::Error {
+                code: code.as_str(),
+                message,
+                retry_after,
+                outcome_unknown: false,
+            };
+            self.out.push(worker.encoder.borrow_mut().frame(None, body));
+        }
         let piece = match &self.socket {
             Some(_) => self.close_frame(worker, &closing.cause),
             None => self.last_bytes(worker, &closing.cause),
@@ -125,13 +161,17 @@ impl Inner {
             Cause::Problem(code) | Cause::Refused(code, _) => {
                 Some(code.websocket_close().unwrap_or(close::INTERNAL))
             }
-            Cause::Protocol(code) => Some(*code),
+            Cause::Protocol(code) | Cause::Broken(code, _) => Some(*code),
         };
         // Of an accepted bare WebSocket the reason is where to go on (CONTRACT 4).
         let reason = match cause {
             Cause::Peer(_) => String::new(),
             Cause::Refused(_, reason) => reason.clone(),
-            Cause::Problem(code) if self.subs.len() != 1 => code.as_str().into(),
+            Cause::Broken(_, reason) => (*reason).into(),
+            Cause::Problem(code) if self.subs.len() != 1 || self.is_enveloped() => {
+                code.as_str().into()
+            }
+            _ if self.is_enveloped() => String::new(),
             _ if self.subs.len() == 1 => {
                 String::from_utf8(joined(&self.resume())).unwrap_or_default()
             }
@@ -157,14 +197,12 @@ impl Inner {
 
     pub(super) fn finish(&mut self, worker: &Rc<Worker>) {
         for sub in self.subs.drain(..) {
-            if let Some(key) = sub.hub_key {
-                worker.unsubscribe(&sub.channel, key);
-            }
+            sub.leave(worker, self.session);
         }
         worker.remove_client(self.key);
         let code = match self.closing.as_deref().map(|it| &it.cause) {
             Some(Cause::Problem(code) | Cause::Refused(code, _)) => Some(*code),
-            Some(Cause::Protocol(_)) => Some(Code::InvalidArgument),
+            Some(Cause::Protocol(_) | Cause::Broken(..)) => Some(Code::InvalidArgument),
             Some(Cause::Ended | Cause::Gap | Cause::Peer(_)) | None => None,
         };
         worker.metrics.disconnected(self.wire, code);

@@ -1,6 +1,8 @@
-//! What a client sends: a WebSocket's frames, and what is published from them.
+//! What a client sends: a WebSocket's frames, and what is published from them. An enveloped
+//! connection's messages are `session.rs`'s.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -30,16 +32,16 @@ impl Inner {
             return false;
         }
         // Deliveries that wait hold back no publisher; its own publish on its way does.
-        self.socket.as_ref().is_none_or(|it| it.publishing.is_none())
+        self.socket.as_ref().is_none_or(|it| it.is_free())
     }
 
-    pub(super) fn poll_read(&mut self, worker: &Worker, cx: &mut Context<'_>) {
+    pub(super) fn poll_read(&mut self, worker: &Rc<Worker>, cx: &mut Context<'_>) {
         if let Some(socket) = &mut self.socket
             && !socket.backlog.is_empty()
-            && socket.publishing.is_none()
+            && socket.is_free()
         {
             let mut backlog = std::mem::take(&mut socket.backlog);
-            self.handle_bytes(worker, &mut backlog);
+            self.handle_bytes(worker, &mut backlog, cx);
         }
         let mut scratch = worker.scratch.take();
         let mut reads = 0;
@@ -54,7 +56,7 @@ impl Inner {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     self.read_at = worker.tick();
-                    self.handle_bytes(worker, buffer.filled_mut());
+                    self.handle_bytes(worker, buffer.filled_mut(), cx);
                 }
                 // Gone, with or without a word; a WebSocket without a close is a 1006.
                 Poll::Ready(_) => self.phase = Phase::Dead,
@@ -63,11 +65,11 @@ impl Inner {
         worker.scratch.set(scratch);
     }
 
-    pub(super) fn handle_bytes(&mut self, worker: &Worker, bytes: &mut [u8]) {
+    fn handle_bytes(&mut self, worker: &Rc<Worker>, bytes: &mut [u8], cx: &mut Context<'_>) {
         // What a client of another stream sends behind its request means nothing.
         let Some(mut socket) = self.socket.take() else { return };
         let was_pinged = socket.pinged_at.take().is_some();
-        wake::together(|| self.decode(worker, &mut socket, bytes));
+        wake::together(|| self.decode(worker, &mut socket, bytes, cx));
         let is_over = socket.is_closed_by_peer;
         self.socket = Some(socket);
         // The wheel would ask when the answer was due, and the next ping may be due before.
@@ -79,7 +81,13 @@ impl Inner {
         }
     }
 
-    pub(super) fn decode(&mut self, worker: &Worker, socket: &mut Socket, mut input: &mut [u8]) {
+    fn decode(
+        &mut self,
+        worker: &Rc<Worker>,
+        socket: &mut Socket,
+        mut input: &mut [u8],
+        cx: &mut Context<'_>,
+    ) {
         let mut inflaters = worker.inflaters.borrow_mut();
         // One time for what one read brought.
         let now = worker.now();
@@ -99,6 +107,17 @@ impl Inner {
                     if self.closing.is_some() {
                         continue;
                     }
+                    published += 1;
+                    if published.is_multiple_of(PUBLISHED_TOGETHER) {
+                        wake::release();
+                    }
+                    if let Some(session) = &mut socket.session {
+                        if self.handle_frame(worker, session, kind, data, cx) {
+                            continue;
+                        }
+                        socket.backlog = input.to_vec();
+                        return;
+                    }
                     let Some(channel) = &socket.publish_to else {
                         let cause = Cause::Protocol(close::UNSUPPORTED);
                         self.close(worker, cause, Wait::OwnEcho);
@@ -107,10 +126,6 @@ impl Inner {
                     if let Some(code) = socket.publish_refused {
                         self.close(worker, Cause::Problem(code), Wait::OwnEcho);
                         continue;
-                    }
-                    published += 1;
-                    if published.is_multiple_of(PUBLISHED_TOGETHER) {
-                        wake::release();
                     }
                     let publication = publication(kind, data, self.session);
                     let draft = worker.draft(channel.clone(), publication, now);
@@ -145,7 +160,15 @@ impl Inner {
         }
     }
 
-    pub(super) fn poll_publish(&mut self, worker: &Worker, cx: &mut Context<'_>) {
+    pub(super) fn poll_publish(&mut self, worker: &Rc<Worker>, cx: &mut Context<'_>) {
+        if let Some(mut socket) = self.socket.take_if(|it| it.session.is_some()) {
+            if let Some(session) = &mut socket.session {
+                session.begin_turn();
+                self.poll_pending(worker, session, cx);
+            }
+            self.socket = Some(socket);
+            return;
+        }
         let Some(socket) = &mut self.socket else { return };
         let Some(reply) = &mut socket.publishing else { return };
         let Poll::Ready(result) = reply.0.as_mut().poll(cx) else { return };
@@ -164,6 +187,18 @@ impl Inner {
             PublishError::Unavailable { .. } => Code::Unavailable,
         };
         self.close(worker, Cause::Problem(code), Wait::OwnEcho);
+    }
+}
+
+impl Socket {
+    /// Whether what its client sends next may be taken in another turn.
+    pub(super) fn is_free_next(&self) -> bool {
+        self.publishing.is_none() && self.session.as_ref().is_none_or(|it| it.is_free_next())
+    }
+
+    /// Whether what its client sends next may be taken in this turn.
+    fn is_free(&self) -> bool {
+        self.publishing.is_none() && self.session.as_ref().is_none_or(|it| it.is_free())
     }
 }
 

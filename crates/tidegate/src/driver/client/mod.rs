@@ -13,6 +13,8 @@
 mod ending;
 mod input;
 mod output;
+mod presence;
+pub mod session;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -24,17 +26,20 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tidegate_broker::{From, Page, PublishError, Published, Read, Reply, Unavailable};
 use tidegate_core::hub::HubChannel;
+use tidegate_core::presence::Round;
 use tidegate_core::{
     Body, ChannelName, Entry, Gap, GapReason, OutboxBounds, Position, SessionId, Subscription,
 };
 use tidegate_wire::websocket::{self, Decoder};
 use tokio::net::TcpStream;
 
-use super::forms::{Form, Shared};
-use super::hub::{Batch, Subscriber};
+use self::session::Session;
+use super::forms::{Form, Format, Framing, Shared};
+use super::hub::{Batch, News, Subscriber};
 use super::opening::Held;
 use super::output::{COMMIT_BYTES, Output};
 use super::wheel;
+use crate::config::Class;
 use crate::problem::Code;
 use crate::transport::Wire;
 use crate::worker::Worker;
@@ -85,6 +90,14 @@ pub struct Start {
     pub has_ended: bool,
     /// Keeps its channel open until it is registered.
     pub held: Held,
+}
+
+impl Start {
+    /// Where a client that is cut before anything comes has to resume.
+    #[must_use]
+    pub fn resume(&self) -> Position {
+        self.gap.map_or(self.position, |gap| gap.requested)
+    }
 }
 
 /// The WebSocket's part of a [`Stream`].
@@ -138,6 +151,10 @@ struct Sub {
     bounds: OutboxBounds,
     subscription: Subscription<Shared>,
     page: Option<Later<Page, Unavailable>>,
+    /// How its entries are wrapped.
+    framing: Framing,
+    /// Its log can't be read: an enveloped connection goes on without it.
+    is_lost: bool,
 }
 
 /// An answer of the broker on its way.
@@ -164,6 +181,8 @@ struct Socket {
     /// A publish on its way; what the client sent after it waits in `backlog`.
     publishing: Option<Later<Published, PublishError>>,
     backlog: Vec<u8>,
+    /// What only an enveloped connection has.
+    session: Option<Box<Session>>,
     is_closed_by_peer: bool,
 }
 
@@ -177,6 +196,8 @@ struct Closing {
 /// Why a stream ends, which says with what bytes.
 #[derive(Debug)]
 enum Cause {
+    /// The client broke the protocol of envelopes: the code, and what is due.
+    Broken(u16, &'static str),
     /// All of its channels have ended.
     Ended,
     /// A bare WebSocket can't be told a gap.
@@ -242,12 +263,14 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, start: Stream) {
             published: None,
             publishing: None,
             backlog: start.early.to_vec(),
+            session: (start.form.format == Format::Envelope).then(Box::default),
             is_closed_by_peer: false,
         })
     });
     let mut out = Output::default();
     out.push(start.opening);
-    let (subs, begun): (Vec<_>, Vec<_>) = start.starts.into_iter().map(Sub::new).unzip();
+    let subs = start.starts.into_iter().map(|it| Sub::new(worker, it, start.form));
+    let (subs, begun): (Vec<_>, Vec<_>) = subs.unzip();
     let client = Rc::new(Client {
         inner: RefCell::new(Inner {
             stream,
@@ -274,20 +297,17 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, start: Stream) {
         inner.key = key;
         inner.ask(worker);
     }
-    for (index, (has_ended, held)) in (0..).zip(begun) {
+    for (index, begun) in begun.into_iter().enumerate() {
         let mut inner = client.inner.borrow_mut();
-        if let Some(sub) = inner.subs.get_mut(index as usize) {
-            let subscriber = Subscriber::Stream(Rc::clone(&client), index);
-            sub.hub_key = Some(worker.subscribe(&sub.channel, subscriber));
-            // Before the head is written: what is published by who has seen that reaches it live,
-            // also where nothing is kept.
-            if !has_ended {
-                sub.level(worker);
-            }
+        let Inner { subs, socket, .. } = &mut *inner;
+        let from = Sub::register(subs, worker, &client, index, begun, start.session);
+        if let Some((channel, from)) = from
+            && let Some(session) = socket.as_mut().and_then(|it| it.session.as_mut())
+        {
+            session.entered(channel, from);
         }
-        drop(held);
-        if let Some((after, at_least)) = inner.wanted_page(worker, index as usize) {
-            inner.read_page(worker, index as usize, after, at_least);
+        if let Some((after, at_least)) = inner.wanted_page(worker, index) {
+            inner.read_page(worker, index, after, at_least);
         }
     }
     worker.metrics.connected(start.wire);
@@ -349,6 +369,14 @@ impl Client {
         inner.wake_unless_blocked();
     }
 
+    /// Takes what is new of who is present in one of its channels.
+    pub fn tell_presence(&self, worker: &Worker, news: &mut News) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.is_enveloped() {
+            inner.tell_presence(worker, news);
+        }
+    }
+
     /// Tells it to look again, such as when a channel was opened.
     pub fn wake(&self) {
         self.inner.borrow().wake();
@@ -378,15 +406,56 @@ impl Client {
 
 impl Sub {
     /// Whether there is an end, and what keeps the channel open, beside it.
-    fn new(start: Start) -> (Self, (bool, Held)) {
+    fn new(worker: &Worker, start: Start, form: Form) -> (Self, (bool, Held)) {
+        let is_secret = || worker.config.channel(start.channel.as_str()).class == Class::Secret;
+        let framing = match form {
+            // Of one connection's channels each has its own class.
+            Form { format: Format::Envelope, framing: Framing::Deflated } if is_secret() => {
+                Framing::Plain
+            }
+            Form { framing, .. } => framing,
+        };
         let it = Self {
-            channel: start.channel,
             hub_key: None,
             bounds: start.bounds,
             subscription: Subscription::new(start.position, start.gap),
             page: None,
+            channel: start.channel,
+            framing,
+            is_lost: false,
         };
         (it, (start.has_ended, start.held))
+    }
+
+    /// Puts one of `subs` into the hub, in the turn in which it is known where it begins, and its
+    /// client into who is present. The answer is for who is told of that: from which round on.
+    fn register(
+        subs: &mut [Self],
+        worker: &Rc<Worker>,
+        client: &Rc<Client>,
+        index: usize,
+        (has_ended, held): (bool, Held),
+        session: SessionId,
+    ) -> Option<(ChannelName, Round)> {
+        let sub = subs.get_mut(index)?;
+        let subscriber = Subscriber::Stream(Rc::clone(client), u32::try_from(index).ok()?);
+        sub.hub_key = Some(worker.subscribe(&sub.channel, subscriber));
+        // Before the head is written: what is published by who has seen that reaches it live, also
+        // where nothing is kept.
+        if !has_ended {
+            sub.level(worker);
+        }
+        drop(held);
+        let from = worker.enter(&sub.channel, session)?;
+        Some((sub.channel.clone(), from))
+    }
+
+    /// Takes it out of the hub, and its client out of who is present.
+    fn leave(&self, worker: &Worker, session: SessionId) {
+        if let Some(key) = self.hub_key {
+            worker.unsubscribe(&self.channel, key);
+            worker.exit(&self.channel, session);
+        }
     }
 
     /// Becomes live where the log has nothing that the hub does not bring.
@@ -458,10 +527,11 @@ impl Sub {
 impl Inner {
     fn turn(&mut self, worker: &Rc<Worker>, cx: &mut Context<'_>) {
         self.poll_publish(worker, cx);
-        let was_paused = !self.wants_read();
         self.poll_read(worker, cx);
+        let is_paused = !self.wants_read();
         self.pump(worker, cx);
-        if was_paused && self.wants_read() {
+        let may_go_on = self.socket.as_ref().is_none_or(|it| it.is_free_next());
+        if is_paused && may_go_on && self.phase != Phase::Dead {
             cx.waker().wake_by_ref();
         }
     }

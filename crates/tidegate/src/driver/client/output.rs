@@ -10,8 +10,8 @@ use tidegate_core::{Cursor, GapReason, Policy, Position};
 use tokio::io::AsyncWrite;
 
 use super::input::pong;
-use super::{Cause, Closing, Inner, Later, Phase, Progress, Wait};
-use crate::driver::forms::{Format, Shared};
+use super::{Cause, Closing, Inner, Later, Phase, Progress, Sub, Wait};
+use crate::driver::forms::{Form, Format, Shared};
 use crate::driver::hub::Batch;
 use crate::driver::output::COMMIT_BYTES;
 use crate::problem::Code;
@@ -25,14 +25,14 @@ impl Inner {
     pub(super) fn pump(&mut self, worker: &Rc<Worker>, cx: &mut Context<'_>) {
         let mut pages = 0;
         while self.phase != Phase::Dead {
-            let had = !self.out.is_empty();
+            let waited = self.out.bytes();
             match self.out.poll_flush(&mut self.stream, cx) {
-                Poll::Pending => return,
+                Poll::Pending => return self.note_progress(worker, waited),
                 Poll::Ready(Err(_)) => {
                     self.phase = Phase::Dead;
                     return;
                 }
-                Poll::Ready(Ok(())) if had => self.written_at = worker.tick(),
+                Poll::Ready(Ok(())) if waited > 0 => self.flushed(worker),
                 Poll::Ready(Ok(())) => {}
             }
             if matches!(self.phase, Phase::Lingering(_)) {
@@ -52,13 +52,36 @@ impl Inner {
         }
     }
 
+    /// All that was committed was written.
+    fn flushed(&mut self, worker: &Worker) {
+        match self.socket.as_mut().and_then(|it| it.session.as_mut()) {
+            Some(session) => session.flushed(),
+            // Of an enveloped connection only pushes count, which say so themselves.
+            None => self.written_at = worker.tick(),
+        }
+    }
+
+    /// Some of what waited, so many bytes, was written. While replies wait nothing is read: then this
+    /// is the sign of life.
+    fn note_progress(&mut self, worker: &Worker, waited: usize) {
+        if self.is_enveloped() && self.out.bytes() < waited && !self.wants_read() {
+            self.read_at = worker.tick();
+            if let Some(socket) = &mut self.socket {
+                socket.pinged_at = None;
+            }
+        }
+    }
+
     /// Our end is written. A WebSocket whose peer has closed is done; another peer gets the time to
     /// read what we wrote: a socket that is dropped with unread input resets it.
     pub(super) fn linger(&mut self, cx: &mut Context<'_>) {
         let is_done = self.socket.as_ref().is_some_and(|it| it.is_closed_by_peer);
         let waits_for_close = matches!(
             self.closing.as_deref(),
-            Some(Closing { cause: Cause::Ended | Cause::Gap | Cause::Problem(_), .. })
+            Some(Closing {
+                cause: Cause::Broken(..) | Cause::Ended | Cause::Gap | Cause::Problem(_),
+                ..
+            })
         ) && self.socket.is_some();
         if is_done {
             self.phase = Phase::Dead;
@@ -81,10 +104,13 @@ impl Inner {
                         || sub.subscription.mode() == Mode::Ended
                 })
             }
-            Some(Wait::CaughtUp) => self
-                .subs
-                .iter()
-                .all(|sub| sub.subscription.is_idle() && sub.subscription.mode() != Mode::CatchUp),
+            Some(Wait::CaughtUp) => {
+                let session = self.socket.as_ref().and_then(|it| it.session.as_ref());
+                let is_done = |sub: &Sub| {
+                    sub.subscription.is_idle() && sub.subscription.mode() != Mode::CatchUp
+                };
+                session.is_none_or(|it| !it.is_busy()) && self.subs.iter().all(is_done)
+            }
         }
     }
 
@@ -108,8 +134,15 @@ impl Inner {
                 progress = Progress::Made;
                 self.write_step(worker, index, next);
             }
+            if self.retire_if_over(worker, index) == Progress::Made {
+                progress = Progress::Made;
+            }
         }
         self.turn = self.turn.wrapping_add(1);
+        if self.is_enveloped() {
+            let has_list = self.out.bytes() < COMMIT_BYTES && self.catch_up_presence(worker);
+            return if has_list { Progress::Made } else { progress };
+        }
         let has_ended = count > 0
             && self.subs.iter().all(|sub| sub.subscription.mode() == Mode::Ended)
             && self.closing.is_none();
@@ -118,6 +151,20 @@ impl Inner {
             progress = Progress::Made;
         }
         progress
+    }
+
+    /// Takes a subscription off an enveloped connection that has nothing more to come.
+    fn retire_if_over(&mut self, worker: &Worker, index: usize) -> Progress {
+        if !self.is_enveloped() || self.phase != Phase::Open {
+            return Progress::None;
+        }
+        let reason = match self.subs.get(index) {
+            Some(sub) if sub.is_lost => Some(Code::Unavailable),
+            Some(sub) if sub.subscription.mode() == Mode::Ended => None,
+            _ => return Progress::None,
+        };
+        self.retire(worker, index, reason);
+        Progress::Made
     }
 
     pub(super) fn closing_lets_entries_through(&self) -> bool {
@@ -153,7 +200,7 @@ impl Inner {
     /// Where a subscription wants to read on, and what the page must have seen: no less than the hub,
     /// but where another epoch has begun its offset says nothing.
     pub(super) fn wanted_page(&self, worker: &Worker, index: usize) -> Option<(Position, u64)> {
-        let sub = self.subs.get(index)?;
+        let sub = self.subs.get(index).filter(|it| !it.is_lost)?;
         let after = sub.subscription.wants_page()?;
         Some((after, worker.hub.borrow().last(&sub.channel)?.offset_in(after.epoch)))
     }
@@ -180,6 +227,10 @@ impl Inner {
     ) {
         match (page, self.subs.get_mut(index)) {
             (Ok(page), Some(sub)) => sub.handle_page(worker, page),
+            (Err(Unavailable), Some(sub)) if self.form.format == Format::Envelope => {
+                sub.is_lost = true;
+                self.wake();
+            }
             (Err(Unavailable), _) => {
                 self.close(worker, Cause::Problem(Code::Unavailable), Wait::Nothing);
             }
@@ -188,14 +239,18 @@ impl Inner {
     }
 
     pub(super) fn write_step(&mut self, worker: &Worker, index: usize, step: Step<Shared>) {
-        let form = self.form;
+        let Some(form) = self.form_of(index) else { return };
+        let is_enveloped = self.is_enveloped();
+        if is_enveloped {
+            self.written_at = worker.tick();
+        }
         let mut encoder = worker.encoder.borrow_mut();
         match step {
             Step::Item(item) => {
                 if !self.echo && item.entry().origin() == Some(self.session) {
                     return;
                 }
-                let piece = if self.subs.len() == 1 {
+                let piece = if self.subs.len() == 1 || is_enveloped {
                     item.bytes(form, &mut encoder)
                 } else {
                     encoder.joined(item.entry(), form, &self.resume())
@@ -220,6 +275,12 @@ impl Inner {
                 self.out.push(piece);
             }
         }
+    }
+
+    /// How the entries of a subscription look.
+    fn form_of(&self, index: usize) -> Option<Form> {
+        let framing = self.subs.get(index)?.framing;
+        Some(Form { framing, ..self.form })
     }
 
     /// Where to resume, a cursor per channel.
@@ -266,16 +327,17 @@ impl Inner {
         let (to, ended) = (last.position, last.is_end());
         if self.phase != Phase::Open
             || !self.out.is_empty()
-            || self.subs.len() != 1
+            || (self.subs.len() != 1 && !self.is_enveloped())
             || (!self.echo && batch.is_from(self.session))
         {
             return false;
         }
+        let Some(form) = self.form_of(index as usize) else { return false };
         let Some(sub) = self.subs.get_mut(index as usize) else { return false };
         if !sub.subscription.is_level(first) {
             return false;
         }
-        let bytes = batch.bytes(self.form, &mut worker.encoder.borrow_mut());
+        let bytes = batch.bytes(form, &mut worker.encoder.borrow_mut());
         let written = if bytes.is_empty() { Ok(0) } else { self.stream.try_write(&bytes) };
         match written {
             Ok(written) => {

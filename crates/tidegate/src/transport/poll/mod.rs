@@ -16,6 +16,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::num::NonZeroU32;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::StatusCode;
@@ -24,13 +25,15 @@ use http::header::{
     VARY,
 };
 use tidegate_broker::{From, Page, Read, Reply, Unavailable};
+use tidegate_core::envelope::client::History;
 use tidegate_core::envelope::json;
-use tidegate_core::{Begin, ChannelName, Cursor, Position};
+use tidegate_core::{Begin, ChannelName, Cursor, Entry, Gap, Position, SessionId};
 use tokio::time::sleep;
 
 use self::merge::{Answer, Bounds, Slice, backwards, is_due, merge};
 use self::waiter::Registered;
 pub use self::waiter::Waiter;
+use super::Wire;
 use super::request::SubscribeRequest;
 use crate::problem::Problem;
 use crate::router::{Response, full};
@@ -38,8 +41,54 @@ use crate::worker::Worker;
 
 const TIDEGATE_CURSOR: HeaderName = HeaderName::from_static("tidegate-cursor");
 
-/// Answers a poll, or a long-poll once it is due. `target` is the request's path and query, and
-/// `is_head` that only the headers of a poll are wanted. That the channels may be read was checked.
+/// What a poll needs to know of its request beside what it asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Path and query.
+    pub target: &'a str,
+    /// The header.
+    pub if_none_match: Option<&'a str>,
+    /// Only the headers of a poll are wanted.
+    pub is_head: bool,
+    /// The connection that it came on.
+    pub session: SessionId,
+}
+
+/// A page of one channel's log.
+#[derive(Debug)]
+pub struct Found {
+    /// Publications, oldest first.
+    pub messages: Vec<Arc<Entry>>,
+    /// Where to go on.
+    pub position: Position,
+    /// What was missed.
+    pub gap: Option<Gap>,
+    /// Whether the end lies behind `position`.
+    pub ended: bool,
+}
+
+/// Answers an enveloped connection's `history`: what a poll would have. That the channel may be read
+/// was checked.
+///
+/// # Errors
+///
+/// 503 while the broker is away.
+pub async fn history(worker: &Rc<Worker>, history: History) -> Result<Found, Problem> {
+    let History { channel, begin, before, limit } = history;
+    let request = SubscribeRequest {
+        limit,
+        before,
+        ..SubscribeRequest::enveloped(vec![channel], vec![begin])
+    };
+    let (answer, _) = find(worker, &request, None).await?;
+    let Answer { messages, positions, gaps, ended } = answer;
+    // It was asked for one channel.
+    let position = positions.first().copied().ok_or_else(Problem::internal)?;
+    let gap = gaps.into_iter().next().map(|(_, gap)| gap);
+    Ok(Found { messages, position, gap, ended: !ended.is_empty() })
+}
+
+/// Answers a poll, or a long-poll once it is due. That the channels may be read was checked.
 ///
 /// # Errors
 ///
@@ -47,20 +96,10 @@ const TIDEGATE_CURSOR: HeaderName = HeaderName::from_static("tidegate-cursor");
 pub async fn answer(
     worker: &Rc<Worker>,
     request: &SubscribeRequest,
-    target: &str,
-    if_none_match: Option<&str>,
-    is_head: bool,
+    asked: &Asked<'_>,
 ) -> Result<Response, Problem> {
-    let (answer, go_on) = match (request.before, request.channels.first()) {
-        (Some(before), Some(channel)) => {
-            (page_backwards(worker, request, channel, before).await?, "before")
-        }
-        _ => {
-            let bounds = bounds(worker, request);
-            let slices = Box::pin(slices(worker, request, bounds, is_head)).await?;
-            (merge(&request.channels, slices, bounds), "since")
-        }
-    };
+    let &Asked { target, if_none_match, is_head, session } = asked;
+    let (answer, go_on) = find(worker, request, (!is_head).then_some(session)).await?;
     worker.metrics.polled(request.wire);
     let (mut response, body_len) = respond(request, &answer, target, go_on, if_none_match);
     if body_len == 0 {
@@ -75,9 +114,27 @@ pub async fn answer(
     Ok(response)
 }
 
+/// What there is to tell, and the name of the query that goes on from there; `waits` is who may wait
+/// for it.
+async fn find(
+    worker: &Rc<Worker>,
+    request: &SubscribeRequest,
+    waits: Option<SessionId>,
+) -> Result<(Answer, &'static str), Problem> {
+    if let (Some(before), Some(channel)) = (request.before, request.channels.first()) {
+        return Ok((page_backwards(worker, request, channel, before).await?, "before"));
+    }
+    let bounds = bounds(worker, request);
+    let slices = Box::pin(slices(worker, request, bounds, waits)).await?;
+    Ok((merge(&request.channels, slices, bounds), "since"))
+}
+
 fn bounds(worker: &Worker, request: &SubscribeRequest) -> Bounds {
     let messages = usize::try_from(request.limit).unwrap_or(usize::MAX);
-    Bounds { messages, bytes: worker.config.http.max_outbox }
+    let (outbox, message) = (worker.config.http.max_outbox, worker.config.websocket.max_message);
+    // A history is one message.
+    let bytes = if request.wire == Wire::Ws { outbox.min(message) } else { outbox };
+    Bounds { messages, bytes }
 }
 
 /// What there is to tell; of a long-poll once there is something, or its time is over.
@@ -85,14 +142,14 @@ async fn slices(
     worker: &Rc<Worker>,
     request: &SubscribeRequest,
     bounds: Bounds,
-    is_head: bool,
+    waits: Option<SessionId>,
 ) -> Result<Vec<Slice>, Problem> {
     let mut begins = request.begins.clone();
     let slices = read(worker, request, &begins).await?;
-    let may_wait = !request.wait.is_zero() && !is_head && !worker.is_draining();
-    if !may_wait || is_due(&slices) {
+    let may_wait = !request.wait.is_zero() && !worker.is_draining();
+    let Some(session) = waits.filter(|_| may_wait && !is_due(&slices)) else {
         return Ok(slices);
-    }
+    };
     for ((begin, slice), channel) in begins.iter_mut().zip(&slices).zip(&request.channels) {
         // From the moment on at which the hub has us: before it a channel that keeps nothing would
         // have a gap.
@@ -100,7 +157,7 @@ async fn slices(
             *begin = Begin::After(slice.began.cursor(channel));
         }
     }
-    let registered = Registered::new(worker, &request.channels, bounds);
+    let registered = Registered::new(worker, &request.channels, bounds, session);
     let mut deadline = pin!(sleep(request.wait));
     let mut is_over = false;
     while !registered.is_open() && !is_over {
@@ -198,7 +255,7 @@ fn read_page(
         at_least: worker.hub.borrow().last(channel).map_or(0, at_least),
         // One more than the answer can have, for an end is no message.
         entries_max: NonZeroU32::MIN.saturating_add(request.limit),
-        bytes_max: worker.config.http.max_outbox,
+        bytes_max: bounds(worker, request).bytes,
     })
 }
 

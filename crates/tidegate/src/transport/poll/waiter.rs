@@ -14,7 +14,9 @@ use std::task::{Poll, Waker};
 
 use tidegate_core::hub::HubChannel;
 use tidegate_core::subscription::{Mode, Offered, Step};
-use tidegate_core::{Begin, ChannelName, Gap, OutboxBounds, Policy, Position, Subscription};
+use tidegate_core::{
+    Begin, ChannelName, Gap, OutboxBounds, Policy, Position, SessionId, Subscription,
+};
 use tokio::time::Sleep;
 
 use super::merge::{Bounds, Slice};
@@ -137,13 +139,20 @@ pub(super) struct Registered<'a> {
     worker: &'a Rc<Worker>,
     channels: &'a [ChannelName],
     keys: Vec<usize>,
+    /// Who waits.
+    session: SessionId,
     /// Whether it was counted: it is once the log had nothing for it.
     is_waiting: Cell<bool>,
 }
 
 impl<'a> Registered<'a> {
     /// Registers a waiter for `channels`, which holds at most `bounds` for each.
-    pub(super) fn new(worker: &'a Rc<Worker>, channels: &'a [ChannelName], bounds: Bounds) -> Self {
+    pub(super) fn new(
+        worker: &'a Rc<Worker>,
+        channels: &'a [ChannelName],
+        bounds: Bounds,
+        session: SessionId,
+    ) -> Self {
         let Bounds { messages, bytes } = bounds;
         let bounds = |name: &ChannelName| {
             let keeps_none = worker.config.channel(name.as_str()).log.messages == 0;
@@ -156,7 +165,7 @@ impl<'a> Registered<'a> {
             .zip(channels)
             .map(|(index, channel)| worker.subscribe(channel, subscriber(index)))
             .collect();
-        Self { waiter, worker, channels, keys, is_waiting: Cell::new(false) }
+        Self { waiter, worker, channels, keys, session, is_waiting: Cell::new(false) }
     }
 
     /// Whether the hub has all the channels open.
@@ -201,6 +210,10 @@ impl<'a> Registered<'a> {
     pub(super) async fn wait(&self, mut deadline: Pin<&mut Sleep>) -> bool {
         if !self.is_waiting.replace(true) {
             self.worker.metrics.connected(Wire::LongPoll);
+            for channel in self.channels {
+                // It is present while it waits; it is told of nobody.
+                let _ = self.worker.enter(channel, self.session);
+            }
         }
         poll_fn(|cx| {
             self.waiter.waker.replace(Some(cx.waker().clone()));
@@ -221,6 +234,9 @@ impl Drop for Registered<'_> {
         }
         if self.is_waiting.get() {
             self.worker.metrics.disconnected(Wire::LongPoll, None);
+            for channel in self.channels {
+                self.worker.exit(channel, self.session);
+            }
         }
     }
 }
