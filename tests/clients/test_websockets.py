@@ -83,6 +83,51 @@ class Websockets(unittest.TestCase):
             seen += [int(it) for it in self.take_texts(ws, 20 - len(seen))]
         self.assertEqual(seen, list(range(20)))
 
+    def test_envelopes_subscribe_publish_resume_and_unsubscribe(self):
+        def ask(ws, number, **command):
+            """Sends a command, and returns its reply and what was pushed before that."""
+            ws.send(json.dumps({"id": number, **command}))
+            pushes = []
+            while True:
+                message = json.loads(ws.recv(timeout=PATIENCE))
+                if message.get("id") == number:
+                    return message, pushes
+                pushes.append(message)
+
+        def enveloped(path):
+            url = f"{self.gateway.ws}{path}"
+            return connect(url, proxy=None, open_timeout=PATIENCE, subprotocols=["tidegate.v1.json"])
+
+        with enveloped("/connect") as ws:
+            self.assertEqual(ws.subprotocol, "tidegate.v1.json")
+            [welcome] = self.take(ws, 1)
+            self.assertEqual(json.loads(welcome)["welcome"]["ping"], 25)
+            for number, channel in enumerate(["env.a", "env.b"], 1):
+                reply, pushes = ask(ws, number, subscribe={"channel": channel})
+                self.assertEqual((reply["subscribed"]["channel"], pushes), (channel, []))
+            reply, pushes = ask(ws, 3, publish={"channel": "env.a", "data": {"n": 1}, "event": "e"})
+            first = reply["published"]["cursor"]
+            pushes += [json.loads(it) for it in self.take(ws, 1 - len(pushes))]
+            message = pushes[0]["message"]
+            self.assertEqual((message["cursor"], message["event"], message["data"]), (first, "e", {"n": 1}))
+            self.gateway.publish("env.b", "from outside")
+            [message] = self.take(ws, 1)
+            self.assertEqual(json.loads(message)["message"]["text"], "from outside")
+            reply, _ = ask(ws, 4, unsubscribe={"channel": "env.b"})
+            self.assertEqual(reply["unsubscribed"], {"channel": "env.b"})
+            self.gateway.publish("env.b", "not for it")
+            reply, pushes = ask(ws, 5, subscribe={"channel": "a.*"})
+            self.assertEqual((reply["error"]["code"], pushes), ("invalid_argument", []))
+        second = self.gateway.publish("env.a", "while away")["cursor"]
+        with enveloped(f"/channels/env.a?since={first}") as ws:
+            messages = [json.loads(it) for it in self.take(ws, 3)]
+            self.assertEqual(messages[1], {"subscribed": {"channel": "env.a", "cursor": first}})
+            self.assertEqual(messages[2]["message"]["cursor"], second)
+            reply, _ = ask(ws, 1, history={"channel": "env.a", "last": 5})
+            self.assertEqual([it["cursor"] for it in reply["history"]["messages"]], [first, second])
+            ws.send("no object")
+            self.assertEqual(self.close_of(ws), (1007, "a message is one JSON object"))
+
     def test_several_channels_resume_by_the_joined_cursor(self):
         with self.connect("n,s?envelope=1&since=start") as ws:
             # One after the other: between channels there is no order.

@@ -10,6 +10,7 @@ use super::http::{Body, Connection, Head};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Wire {
     WebSocket,
+    Envelopes,
     Sse,
     Ndjson,
     LongPoll,
@@ -17,12 +18,13 @@ pub(super) enum Wire {
 }
 
 impl Wire {
-    pub(super) const ALL: [Wire; 5] =
-        [Wire::WebSocket, Wire::Sse, Wire::Ndjson, Wire::LongPoll, Wire::Poll];
+    pub(super) const ALL: [Wire; 6] =
+        [Wire::WebSocket, Wire::Envelopes, Wire::Sse, Wire::Ndjson, Wire::LongPoll, Wire::Poll];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Wire::WebSocket => "ws",
+            Wire::Envelopes => "tidegate.v1.json",
             Wire::Sse => "sse",
             Wire::Ndjson => "ndjson",
             Wire::LongPoll => "long-poll",
@@ -66,7 +68,8 @@ impl Hop<'_> {
     /// Opens, hands over what comes as it comes, cuts.
     pub(super) fn run(&self, wire: Wire, take: Take<'_>) -> anyhow::Result<()> {
         match wire {
-            Wire::WebSocket => self.websocket(take),
+            Wire::WebSocket => self.websocket(&self.target("&envelope=1"), None, take),
+            Wire::Envelopes => self.websocket(&self.target(""), Some("tidegate.v1.json"), take),
             Wire::Sse => self.sse(take),
             Wire::Ndjson => self.ndjson(take),
             Wire::LongPoll => self.poll("&wait=20s", take),
@@ -86,16 +89,23 @@ impl Hop<'_> {
         Ok(Item::Cursor(cursor.to_owned()))
     }
 
-    fn websocket(&self, take: Take<'_>) -> anyhow::Result<()> {
+    fn websocket(
+        &self,
+        target: &str,
+        protocol: Option<&str>,
+        take: Take<'_>,
+    ) -> anyhow::Result<()> {
         let mut connection = Connection::open(self.address)?;
-        let headers = [
+        let mut headers = vec![
             ("Connection", "Upgrade"),
             ("Upgrade", "websocket"),
             ("Sec-WebSocket-Version", "13"),
             // The example of RFC 6455 §1.3, whose accept everyone knows.
             ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
         ];
-        let head = connection.request("GET", &self.target("&envelope=1"), &headers, b"")?;
+        headers.extend(protocol.map(|it| ("Sec-WebSocket-Protocol", it)));
+        let head = connection.request("GET", target, &headers, b"")?;
+        let opening = head.header("Tidegate-Cursor").unwrap_or_default().to_owned();
         take(vec![Self::opening(&head, 101)?])?;
         let accept = head.header("Sec-WebSocket-Accept");
         anyhow::ensure!(accept == Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "the accept is wrong");
@@ -105,9 +115,15 @@ impl Hop<'_> {
             let more = std::mem::take(&mut first) && connection.has_more();
             Ok((more || connection.fill()? > 0).then(|| connection.take()))
         };
+        // Envelopes have each channel's own cursor: what is joined is the client's to keep.
+        let mut cursors: Vec<_> = opening.split('.').map(str::to_owned).collect();
+        let mut form = |text: &str| match protocol {
+            None => json_form(text),
+            Some(_) => envelope(text, self.channels, &mut cursors),
+        };
         self.cut(read, take, |bytes| {
             let (texts, used) = texts(bytes)?;
-            let items = texts.into_iter().map(json_form).collect::<anyhow::Result<Vec<_>>>()?;
+            let items = texts.into_iter().map(&mut form).collect::<anyhow::Result<Vec<_>>>()?;
             Ok((items.into_iter().flatten().collect(), used))
         })
     }
@@ -209,7 +225,7 @@ impl Hop<'_> {
         &self,
         mut read: impl FnMut() -> anyhow::Result<Option<Vec<u8>>>,
         take: Take<'_>,
-        parse: impl Fn(&[u8]) -> anyhow::Result<(Vec<Item>, usize)>,
+        mut parse: impl FnMut(&[u8]) -> anyhow::Result<(Vec<Item>, usize)>,
     ) -> anyhow::Result<()> {
         let (mut bytes, mut left) = (Vec::new(), self.bytes_max);
         while left > 0 {
@@ -258,6 +274,24 @@ fn json_form(line: &str) -> anyhow::Result<Vec<Item>> {
     }
     let cursor = resume.map_or_else(|| text(&value, "cursor"), |it| Ok(it.to_owned()))?;
     Ok(vec![publication(&value)?, Item::Cursor(cursor)])
+}
+
+/// A push of an enveloped connection. `cursors` are those of the channels, in their order, and are
+/// what it goes on from, joined.
+fn envelope(line: &str, channels: &[String], cursors: &mut [String]) -> anyhow::Result<Vec<Item>> {
+    let value: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+    let (name, it) = value.as_object().and_then(|it| it.iter().next()).context("no push")?;
+    let item = match name.as_str() {
+        "message" => publication(it)?,
+        "end" => Item::End { channel: text(it, "channel")? },
+        "gap" => return Ok(vec![Item::Gap(it.to_string())]),
+        "welcome" | "subscribed" | "unsubscribed" | "ping" => return Ok(vec![]),
+        _ => anyhow::bail!("a push that nobody asked for: {line}"),
+    };
+    let channel = text(it, "channel")?;
+    let place = channels.iter().position(|it| *it == channel).context("a foreign channel")?;
+    *cursors.get_mut(place).context("a cursor for each channel")? = text(it, "cursor")?;
+    Ok(vec![item, Item::Cursor(cursors.join("."))])
 }
 
 /// The JSON form of a publication of ours.
@@ -333,6 +367,23 @@ mod tests {
         assert_eq!(items, [Item::Gap("a\n".into()), Item::Gap("b\n".into())]);
         assert_eq!(used, 4);
         assert_eq!(whole(b"a", "\n", parse).unwrap(), (vec![], 0));
+    }
+
+    #[test]
+    fn an_envelope_moves_the_cursor_of_its_channel() {
+        let channels = ["a".to_owned(), "b".to_owned()];
+        let mut cursors = ["1".to_owned(), "2".to_owned()];
+        let mut check = |line: &str, expect: &[Item]| {
+            assert_eq!(envelope(line, &channels, &mut cursors).unwrap(), expect);
+        };
+        check(r#"{"welcome":{"ping":25}}"#, &[]);
+        let publication = Item::Publication { channel: "b".into(), number: 7 };
+        check(
+            r#"{"message":{"channel":"b","cursor":"3","data":{"n":7}}}"#,
+            &[publication, Item::Cursor("1.3".into())],
+        );
+        let end = Item::End { channel: "a".into() };
+        check(r#"{"end":{"channel":"a","cursor":"4"}}"#, &[end, Item::Cursor("4.3".into())]);
     }
 
     #[test]
