@@ -7,6 +7,7 @@
 )]
 
 mod broker;
+mod envelope;
 mod peer;
 
 use std::collections::BTreeMap;

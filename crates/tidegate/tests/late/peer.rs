@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
+use tidegate_wire::websocket::{Kind, encode};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -62,12 +63,32 @@ impl Answer {
         let read = async {
             let mut header = [0; 2];
             self.body.read_exact(&mut header).await?;
-            assert!(header[1] < 126, "a longer one is not made here");
-            let mut payload = vec![0; usize::from(header[1])];
+            let length = match header[1] {
+                126 => self.body.read_u16().await?,
+                short => u16::from(short),
+            };
+            assert!(header[1] < 127, "a longer one is not made here");
+            let mut payload = vec![0; usize::from(length)];
             self.body.read_exact(&mut payload).await?;
             Ok::<_, std::io::Error>((header[0], payload))
         };
         timeout(SOON, read).await.expect("nothing comes").ok()
+    }
+
+    /// The next message of an enveloped connection.
+    pub(crate) async fn message(&mut self) -> Value {
+        let (first, payload) = self.frame().await.expect("it is open");
+        assert_eq!(first, 0x81, "{payload:?}");
+        serde_json::from_slice(&payload).unwrap()
+    }
+
+    /// Sends messages of a WebSocket in one write.
+    pub(crate) async fn send(&mut self, messages: &[String]) {
+        let mut frames = Vec::new();
+        for message in messages {
+            encode::masked_message(Kind::Text, message.as_bytes(), [1, 2, 3, 4], &mut frames);
+        }
+        self.body.get_mut().write_all(&frames).await.unwrap();
     }
 
     /// All of it.
