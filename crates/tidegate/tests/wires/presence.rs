@@ -235,5 +235,6 @@ fn who_reads_too_slowly_for_changes_gets_the_list_again() {
             assert!(push["message"].is_object() || push["gap"].is_object(), "{push}");
         }
     }
-    assert_eq!(lists, 1);
+    // Once, or more often where it fell behind again while it read.
+    assert!(lists >= 1);
 }
