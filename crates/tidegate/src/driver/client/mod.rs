@@ -269,8 +269,14 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, start: Stream) {
     });
     let mut out = Output::default();
     out.push(start.opening);
-    let subs = start.starts.into_iter().map(|it| Sub::new(worker, it, start.form));
-    let (subs, begun): (Vec<_>, Vec<_>) = subs.unzip();
+    // Room for no more than there are: what grows by itself begins with four.
+    let mut subs = Vec::with_capacity(start.starts.len());
+    let mut begun = Vec::with_capacity(start.starts.len());
+    for it in start.starts {
+        let (sub, rest) = Sub::new(worker, it, start.form);
+        subs.push(sub);
+        begun.push(rest);
+    }
     let client = Rc::new(Client {
         inner: RefCell::new(Inner {
             stream,
