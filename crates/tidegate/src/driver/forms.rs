@@ -285,10 +285,10 @@ impl Encoder {
                 sse::write_retry(&mut inner, retry_ms);
                 sse::write_event(&mut inner, None, Some("tidegate-error"), &data);
             }
-            Format::Ndjson | Format::Envelope => {
+            Format::Ndjson | Format::Envelope | Format::WsJson => {
                 json::write_error(code, message, retry_after, &mut inner);
             }
-            Format::Ws | Format::WsJson => return Bytes::new(),
+            Format::Ws => return Bytes::new(),
         }
         self.finish(form, inner)
     }

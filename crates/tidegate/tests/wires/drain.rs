@@ -49,6 +49,7 @@ fn every_wire_is_told_what_was_published_and_then_that_it_ends() {
         assert_eq!(json.json()["message"]["text"], n.to_string());
     }
     assert_eq!(ws.closed(1012), cursor);
+    assert_eq!(envelope.json()["error"]["code"], "unavailable");
     envelope.closed(1012);
     mute.closed(1012);
     assert_eq!(json.json()["error"]["code"], "unavailable");

@@ -108,10 +108,13 @@ impl Reader {
                 }
                 of_json(&line)
             }
-            Self::Json(ws) => match ws.next() {
-                Message::Text(text) => of_json(&serde_json::from_str(&text).unwrap()),
-                Message::Close(code, reason) => Found::Close(code.unwrap(), reason),
-                other => panic!("{other:?}"),
+            Self::Json(ws) => match ws.json() {
+                it if it["error"].is_object() => {
+                    assert_eq!(it["error"]["code"], "slow_consumer", "{it}");
+                    let Message::Close(code, reason) = ws.next() else { panic!() };
+                    Found::Close(code.unwrap(), reason)
+                }
+                it => of_json(&it),
             },
             Self::Envelope(ws) => match ws.json() {
                 it if it["gap"].is_object() => gap(&it["gap"]),

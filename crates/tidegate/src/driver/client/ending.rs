@@ -8,7 +8,7 @@ use tidegate_wire::websocket::{close, encode};
 
 use super::session::{PUSH_TICKS, PUSHED_PING};
 use super::{CLOSE_TICKS, Cause, Closing, Inner, Phase, Socket, Wait};
-use crate::driver::forms::{Encoder, joined, last_chunk};
+use crate::driver::forms::{Encoder, Format, joined, last_chunk};
 use crate::driver::wheel;
 use crate::problem::Code;
 use crate::worker::Worker;
@@ -138,6 +138,9 @@ impl Inner {
             };
             self.out.push(worker.encoder.borrow_mut().frame(None, body));
         }
+        if let (Format::WsJson, Cause::Problem(code)) = (self.form.format, &closing.cause) {
+            self.out.push(self.error(worker, *code));
+        }
         let piece = match &self.socket {
             Some(_) => self.close_frame(worker, &closing.cause),
             None => self.last_bytes(worker, &closing.cause),
@@ -185,14 +188,16 @@ impl Inner {
     pub(super) fn last_bytes(&self, worker: &Worker, cause: &Cause) -> Bytes {
         let mut bytes = Vec::new();
         if let Cause::Problem(code) = cause {
-            let (message, retry_after) = worker.mid_stream(*code);
-            let mut encoder = worker.encoder.borrow_mut();
-            let retry = worker.retry_ms();
-            let error = encoder.error(code.as_str(), message, retry_after, retry, self.form);
-            bytes.extend_from_slice(&error);
+            bytes.extend_from_slice(&self.error(worker, *code));
         }
         bytes.extend_from_slice(last_chunk(self.form));
         bytes.into()
+    }
+
+    fn error(&self, worker: &Worker, code: Code) -> Bytes {
+        let (message, retry_after) = worker.mid_stream(code);
+        let mut encoder = worker.encoder.borrow_mut();
+        encoder.error(code.as_str(), message, retry_after, worker.retry_ms(), self.form)
     }
 
     pub(super) fn finish(&mut self, worker: &Rc<Worker>) {
