@@ -5,6 +5,8 @@
 //! client writes a request with [`ClientHandshake::start`] and judges the answer with
 //! [`ClientHandshake::finish`]; the 16 random bytes of its key come from the caller.
 
+use std::borrow::Cow;
+
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
@@ -233,6 +235,9 @@ pub struct ClientRequest<'r> {
     pub nonce: [u8; 16],
 }
 
+/// Name and value of a header field of a request.
+pub type RequestField<'r> = (&'r str, Cow<'r, str>);
+
 /// A handshake that a client has begun.
 #[derive(Clone, Debug)]
 pub struct ClientHandshake {
@@ -291,6 +296,26 @@ impl ClientHandshake {
     ///
     /// [`HandshakeError::Request`] if a part of the request would break out of its place.
     pub fn start(request: &ClientRequest<'_>, out: &mut Vec<u8>) -> Result<Self, HandshakeError> {
+        let (handshake, fields) = Self::fields(request)?;
+        for part in ["GET ", request.target, " HTTP/1.1\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        for (name, value) in &fields {
+            field(name, value, out);
+        }
+        out.extend_from_slice(b"\r\n");
+        Ok(handshake)
+    }
+
+    /// The request as its header fields, `Host` first, for a client whose HTTP implementation
+    /// writes it: `GET`, the target and these.
+    ///
+    /// # Errors
+    ///
+    /// [`HandshakeError::Request`] if a part of the request would break out of its place.
+    pub fn fields<'r>(
+        request: &ClientRequest<'r>,
+    ) -> Result<(Self, Vec<RequestField<'r>>), HandshakeError> {
         let is_value = |value: &str| value.bytes().all(|byte| byte >= b' ' && byte != 0x7F);
         let is_word = |word: &str| !word.is_empty() && word.bytes().all(|it| it.is_ascii_graphic());
         if !is_word(request.target) {
@@ -310,29 +335,26 @@ impl ClientHandshake {
         }
 
         let key = BASE64_STANDARD.encode(request.nonce);
-        for part in ["GET ", request.target, " HTTP/1.1\r\n"] {
-            out.extend_from_slice(part.as_bytes());
-        }
-        field("Host", request.host, out);
-        field("Upgrade", "websocket", out);
-        field("Connection", "Upgrade", out);
-        field("Sec-WebSocket-Key", &key, out);
-        field("Sec-WebSocket-Version", VERSION, out);
-        if !request.protocols.is_empty() {
-            field("Sec-WebSocket-Protocol", &request.protocols.join(", "), out);
-        }
-        if let Some(offer) = &request.deflate {
-            field("Sec-WebSocket-Extensions", &offer.header(), out);
-        }
-        for (name, value) in request.headers {
-            field(name, value, out);
-        }
-        out.extend_from_slice(b"\r\n");
-        Ok(Self {
+        let handshake = Self {
             accept: accept_key(&key),
             protocols: request.protocols.iter().map(|name| (*name).to_owned()).collect(),
             deflate: request.deflate,
-        })
+        };
+        let mut fields: Vec<RequestField<'_>> = vec![
+            ("Host", request.host.into()),
+            ("Upgrade", "websocket".into()),
+            ("Connection", "Upgrade".into()),
+            ("Sec-WebSocket-Key", key.into()),
+            ("Sec-WebSocket-Version", VERSION.into()),
+        ];
+        if !request.protocols.is_empty() {
+            fields.push(("Sec-WebSocket-Protocol", request.protocols.join(", ").into()));
+        }
+        if let Some(offer) = &request.deflate {
+            fields.push(("Sec-WebSocket-Extensions", offer.header().into()));
+        }
+        fields.extend(request.headers.iter().map(|(name, value)| (*name, (*value).into())));
+        Ok((handshake, fields))
     }
 
     /// Judges the answer at the front of `input`; `Ok(None)` means that its head has not all
@@ -352,10 +374,24 @@ impl ClientHandshake {
             return if is_full { Err(HandshakeError::TooLong) } else { Ok(None) };
         };
         let (status, headers) = parse(input.get(..end).unwrap_or_default())?;
+        let (protocol, deflate) = self.judge(status, headers.as_slice())?;
+        Ok(Some(Answer { head_len: end + 4, protocol, deflate }))
+    }
+
+    /// Judges an answer whose head somebody else has parsed: the subprotocol that the server chose,
+    /// and what is agreed of permessage-deflate.
+    ///
+    /// # Errors
+    ///
+    /// [`HandshakeError`] if the server does not upgrade, or not as was asked (§4.1).
+    pub fn judge<H: Headers + ?Sized>(
+        &self,
+        status: u16,
+        headers: &H,
+    ) -> Result<(Option<String>, Option<DeflateParams>), HandshakeError> {
         if status != 101 {
             return Err(HandshakeError::Status(status));
         }
-        let headers = headers.as_slice();
         if !lists(headers.values("upgrade"), "websocket") {
             return Err(HandshakeError::Upgrade);
         }
@@ -375,7 +411,7 @@ impl ClientHandshake {
         }
         let extensions = headers.values("sec-websocket-extensions");
         let deflate = extension::check(extensions, self.deflate.as_ref())?;
-        Ok(Some(Answer { head_len: end + 4, protocol, deflate }))
+        Ok((protocol, deflate))
     }
 }
 

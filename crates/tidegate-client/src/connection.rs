@@ -1,0 +1,665 @@
+//! Enveloped connections: many channels and commands on one WebSocket (CONTRACT 5), made again
+//! whenever it is lost.
+//!
+//! ```text
+//!   Connection (a handle, many) ──commands──► task: link ──► socket
+//!        ▲──────────replies──────────────────────┤
+//!   Pushes (one) ◄──publications, gaps, ends─────┘
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use tidegate_core::ChannelName;
+use tidegate_wire::websocket::{Event as Frame, Kind, close};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep_until;
+
+use crate::error::{Error, Failure, Problem};
+use crate::event::{Cursor, Event, Gap, Publication, Since};
+use crate::machine::link::{Action, Link, LinkConfig, PROTOCOL, Ticket};
+use crate::net::http::{Exchange, Upgrade, Upgraded, upgrade};
+use crate::net::websocket::Socket;
+use crate::net::{Shared, Task, key, seed};
+use crate::payload::Payload;
+use crate::publish::Published;
+use crate::queue::{self, queue};
+
+/// What a client asks for on an enveloped connection.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// What a channel had, without subscribing to it.
+    History {
+        /// Which.
+        channel: ChannelName,
+        /// From where on; the oldest that is kept where nothing is said.
+        since: Option<Since>,
+        /// Backwards from here instead.
+        before: Option<Cursor>,
+        /// How many at most, 1 to 1000.
+        limit: Option<u32>,
+    },
+    /// Whether the gateway answers.
+    Ping,
+    /// Who is subscribed to a channel.
+    Presence {
+        /// Which.
+        channel: ChannelName,
+    },
+    /// Publishes, ends, or both.
+    Publish {
+        /// Where.
+        channel: ChannelName,
+        /// What; `None` for a lone end.
+        payload: Option<Payload>,
+        /// Its event name.
+        event: Option<String>,
+        /// Its idempotency key.
+        key: String,
+        /// Whether the key was made for this command alone.
+        is_own_key: bool,
+        /// Whether the channel ends after it.
+        is_end: bool,
+    },
+    /// Subscribes to a channel, for as long as the connection is there.
+    Subscribe {
+        /// Which.
+        channel: ChannelName,
+        /// Where to begin.
+        since: Since,
+    },
+    /// Ends a subscription.
+    Unsubscribe {
+        /// Of which channel.
+        channel: ChannelName,
+    },
+}
+
+/// What a command comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// To [`Command::History`].
+    History(History),
+    /// To [`Command::Ping`].
+    Pong,
+    /// To [`Command::Presence`].
+    Presence(Presence),
+    /// To [`Command::Publish`].
+    Published(Published),
+    /// To [`Command::Subscribe`].
+    Subscribed {
+        /// Which channel.
+        channel: ChannelName,
+        /// Where it begins.
+        cursor: Cursor,
+    },
+    /// To [`Command::Unsubscribe`].
+    Unsubscribed {
+        /// Which channel.
+        channel: ChannelName,
+    },
+}
+
+/// A page of a channel's log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct History {
+    /// Oldest first.
+    pub messages: Vec<Publication>,
+    /// Where the next page begins.
+    pub cursor: Cursor,
+    /// What is missing before it.
+    pub gap: Option<Gap>,
+    /// Whether the channel has ended.
+    pub is_ended: bool,
+}
+
+/// Who is subscribed to a channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Presence {
+    /// Which.
+    pub channel: ChannelName,
+    /// A member per connection.
+    pub members: Vec<Member>,
+}
+
+/// A live subscriber.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Member {
+    /// Its connection's random id.
+    pub id: String,
+    /// Its token's subject.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// What its token says of it.
+    #[serde(default)]
+    pub info: Option<serde_json::Value>,
+    /// When it came, RFC 3339.
+    #[serde(default)]
+    pub joined: Option<String>,
+}
+
+/// How a gateway greets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// This connection's random id; a member's too.
+    pub session: String,
+    /// The gateway's process.
+    pub node: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// Something that an enveloped connection has to tell.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Push {
+    /// A publication, a gap, an end, or a lost connection (`Event::Retry`).
+    Event(Event),
+    /// Somebody came.
+    Join {
+        /// To which channel.
+        channel: ChannelName,
+        /// Who.
+        member: Member,
+    },
+    /// Somebody left.
+    Leave {
+        /// Which channel.
+        channel: ChannelName,
+        /// Who.
+        member: Member,
+    },
+    /// A connection stands.
+    Open(Welcome),
+    /// Everyone who is there, after each subscribing where presence is on.
+    Presence(Presence),
+    /// The gateway has ended a subscription for good.
+    Unsubscribed {
+        /// Of which channel.
+        channel: ChannelName,
+        /// Why.
+        problem: Problem,
+    },
+}
+
+impl Push {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Event(event) => event.weight(),
+            Self::Presence(presence) => 64 + presence.members.len() * 256,
+            Self::Join { .. } | Self::Leave { .. } | Self::Open(_) | Self::Unsubscribed { .. } => {
+                512
+            }
+        }
+    }
+}
+
+/// Opens an enveloped connection, in a task that ends when all its handles are dropped.
+pub(crate) fn open(gateway: Shared, command_timeout: Duration) -> (Connection, Pushes) {
+    let config = LinkConfig {
+        timing: gateway.timing,
+        backoff: gateway.backoff,
+        attempts_max: gateway.attempts_max,
+        command_timeout,
+        seed: seed(),
+    };
+    let link = Link::new(config, Instant::now());
+    let (told, pushes) = queue(gateway.limits.queue_bytes_max);
+    let (asked, commands) = mpsc::channel(COMMANDS_MAX);
+    let driver = Driver {
+        gateway,
+        link,
+        commands,
+        waiters: HashMap::new(),
+        told: Some(told),
+        wire: Socketed::None,
+    };
+    let task = Arc::new(tokio::sync::Mutex::new(Task::spawn(Box::pin(driver.run()))));
+    (Connection { asked, _task: Arc::clone(&task) }, Pushes { pushes, task })
+}
+
+/// Commands that wait for their turn; beyond them, whoever asks waits.
+const COMMANDS_MAX: usize = 256;
+
+/// Commands without a reply; beyond them no more are taken.
+const UNANSWERED_MAX: usize = 1024;
+
+/// A handle to an enveloped connection: its clones are the same connection.
+///
+/// Commands survive the loss of the WebSocket: they are sent again on the next one, publications with
+/// the same key. Each ends with its reply or, after the connection's command timeout, with
+/// [`Error::Exhausted`].
+#[derive(Clone, Debug)]
+pub struct Connection {
+    asked: mpsc::Sender<Asked>,
+    _task: Arc<tokio::sync::Mutex<Task>>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    command: Command,
+    reply: oneshot::Sender<Result<Reply, Error>>,
+}
+
+/// What a connection is told unasked.
+///
+/// While nobody reads, and [`Limits::queue_bytes_max`](crate::Limits) waits, nothing is read from the
+/// socket either, replies too. Who wants none drops it.
+#[derive(Debug)]
+pub struct Pushes {
+    pushes: queue::Receiver<Result<Push, Error>>,
+    task: Arc<tokio::sync::Mutex<Task>>,
+}
+
+impl Pushes {
+    /// The next push; `None` after an error. It goes on when the last [`Connection`] was dropped.
+    ///
+    /// Cancel safe: a push is taken when it is returned.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], once: there will be no further WebSocket.
+    pub async fn next(&mut self) -> Option<Result<Push, Error>> {
+        if let Some(push) = self.pushes.next().await {
+            return Some(push);
+        }
+        self.task.lock().await.join().await;
+        None
+    }
+}
+
+impl Connection {
+    /// Sends a command and has its reply.
+    ///
+    /// Not cancel safe: who drops it does not know whether the command was carried out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with what the gateway says, [`Error::Exhausted`], [`Error::Closed`].
+    pub async fn ask(&self, command: Command) -> Result<Reply, Error> {
+        let (reply, replied) = oneshot::channel();
+        self.asked.send(Asked { command, reply }).await.map_err(|_| Error::Closed)?;
+        replied.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Subscribes; where it begins. The publications come as pushes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::ask`]; [`Error::Usage`] for a bad name.
+    pub async fn subscribe(&self, channel: &str, since: impl Into<Since>) -> Result<Cursor, Error> {
+        let command = Command::Subscribe { channel: name(channel)?, since: since.into() };
+        match self.ask(command).await? {
+            Reply::Subscribed { cursor, .. } => Ok(cursor),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends a subscription.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::subscribe`].
+    pub async fn unsubscribe(&self, channel: &str) -> Result<(), Error> {
+        match self.ask(Command::Unsubscribe { channel: name(channel)? }).await? {
+            Reply::Unsubscribed { .. } => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Publishes, with a key of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::subscribe`].
+    pub async fn publish(
+        &self,
+        channel: &str,
+        payload: impl Into<Payload>,
+    ) -> Result<Published, Error> {
+        self.send(Message::new(channel, payload)).await
+    }
+
+    /// Publishes what was made with more say.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::subscribe`].
+    pub async fn send(&self, message: Message) -> Result<Published, Error> {
+        match self.ask(message.command()?).await? {
+            Reply::Published(published) => Ok(published),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A page of a channel's log, from `since` on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::subscribe`].
+    pub async fn history(
+        &self,
+        channel: &str,
+        since: impl Into<Since>,
+        limit: u32,
+    ) -> Result<History, Error> {
+        let (channel, since, limit) = (name(channel)?, Some(since.into()), Some(limit));
+        match self.ask(Command::History { channel, since, before: None, limit }).await? {
+            Reply::History(history) => Ok(history),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Who is subscribed to a channel.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::subscribe`].
+    pub async fn presence(&self, channel: &str) -> Result<Vec<Member>, Error> {
+        match self.ask(Command::Presence { channel: name(channel)? }).await? {
+            Reply::Presence(presence) => Ok(presence.members),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// How long the gateway takes to answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::ask`].
+    pub async fn ping(&self) -> Result<Duration, Error> {
+        let began = Instant::now();
+        match self.ask(Command::Ping).await? {
+            Reply::Pong => Ok(began.elapsed()),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn name(name: &str) -> Result<ChannelName, Error> {
+    ChannelName::parse(name).map_err(|error| Error::Usage(error.to_string()))
+}
+
+fn unexpected(reply: &Reply) -> Error {
+    Error::Failed(Failure::Protocol(format!("the reply is to another command: {reply:?}")))
+}
+
+/// A publication for an enveloped connection or a publisher of many.
+#[derive(Clone, Debug)]
+pub struct Message {
+    channel: String,
+    payload: Option<Payload>,
+    event: Option<String>,
+    key: Option<String>,
+    is_end: bool,
+}
+
+impl Message {
+    /// What goes to a channel.
+    #[must_use]
+    pub fn new(channel: impl Into<String>, payload: impl Into<Payload>) -> Self {
+        let (channel, payload) = (channel.into(), Some(payload.into()));
+        Self { channel, payload, event: None, key: None, is_end: false }
+    }
+
+    /// The end of a channel, with nothing before it.
+    #[must_use]
+    pub fn lone_end(channel: impl Into<String>) -> Self {
+        Self { channel: channel.into(), payload: None, event: None, key: None, is_end: true }
+    }
+
+    /// Its event name; see [`Publish::event`](crate::Publish::event).
+    #[must_use]
+    pub fn event(mut self, event: impl Into<String>) -> Self {
+        self.event = Some(event.into());
+        self
+    }
+
+    /// Its idempotency key; see [`Publish::key`](crate::Publish::key).
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Ends the channel after it.
+    #[must_use]
+    pub fn end(mut self) -> Self {
+        self.is_end = true;
+        self
+    }
+
+    /// The command, with a key where none was given.
+    pub(crate) fn command(self) -> Result<Command, Error> {
+        let is_own_key = self.key.is_none();
+        let word = |what: &str, text: &str| {
+            let is_legal =
+                (1..=128).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_graphic());
+            let wrong = || format!("{what} {text:?} is not 1 to 128 visible ASCII characters");
+            if is_legal { Ok(()) } else { Err(Error::Usage(wrong())) }
+        };
+        self.event.as_deref().map_or(Ok(()), |event| word("the event", event))?;
+        self.key.as_deref().map_or(Ok(()), |key| word("the key", key))?;
+        if let Some(Payload::Json(json)) = &self.payload {
+            // One that is none would break the message that it is part of.
+            let checked = tidegate_core::Payload::json(json.clone());
+            checked.map_err(|error| Error::Usage(error.to_string()))?;
+        }
+        Ok(Command::Publish {
+            channel: name(&self.channel)?,
+            payload: self.payload,
+            event: self.event,
+            key: self.key.unwrap_or_else(key),
+            is_own_key,
+            is_end: self.is_end,
+        })
+    }
+}
+
+struct Driver {
+    gateway: Shared,
+    link: Link,
+    commands: mpsc::Receiver<Asked>,
+    waiters: HashMap<Ticket, oneshot::Sender<Result<Reply, Error>>>,
+    /// `None` once nobody reads.
+    told: Option<queue::Sender<Result<Push, Error>>>,
+    wire: Socketed,
+}
+
+/// The link's WebSocket.
+enum Socketed {
+    None,
+    Opening(Pin<Box<dyn Future<Output = Result<Upgraded, Failure>> + Send>>),
+    Refused(Box<Exchange>),
+    Open(Box<Socket>),
+}
+
+enum Came {
+    Opened(Result<Upgraded, Failure>),
+    Body(Result<Option<Bytes>, Failure>),
+    Frames(Result<(), Failure>),
+}
+
+impl Socketed {
+    /// Waits for what comes next; for ever where there is no connection.
+    ///
+    /// Cancel safe: each of its waits is, or is kept.
+    async fn next(&mut self) -> Came {
+        match self {
+            Self::None => std::future::pending().await,
+            Self::Opening(opening) => Came::Opened(opening.await),
+            Self::Refused(exchange) => Came::Body(exchange.next().await),
+            Self::Open(socket) => Came::Frames(socket.fill().await),
+        }
+    }
+}
+
+/// Bytes to send at which no further command is taken.
+const SEND_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of pushes at which decoding pauses.
+const DECODED_BYTES_MAX: usize = 256 << 10;
+
+impl Driver {
+    async fn run(mut self) {
+        let mut timer = Box::pin(sleep_until(Instant::now().into()));
+        let mut is_asked = true;
+        loop {
+            while let Some(action) = self.link.poll_action() {
+                self.act(action);
+            }
+            while let Some((ticket, reply)) = self.link.poll_reply() {
+                if let Some(waiter) = self.waiters.remove(&ticket) {
+                    // Who does not wait any more does not mind.
+                    let _ = waiter.send(reply);
+                }
+            }
+            self.tell().await;
+            let Some(deadline) = self.link.poll_timeout() else { break };
+            if deadline < timer.deadline().into_std() || timer.is_elapsed() {
+                timer.as_mut().reset(deadline.into());
+            }
+            let waiting = match &self.wire {
+                Socketed::Open(socket) => socket.waiting_bytes(),
+                _ => 0,
+            };
+            let has_room = self.waiters.len() < UNANSWERED_MAX && waiting < SEND_BYTES_MAX;
+            tokio::select! {
+                // What has come is looked at before it is said that nothing has.
+                biased;
+                came = self.wire.next() => self.take(came),
+                asked = self.commands.recv(), if is_asked && has_room => match asked {
+                    Some(Asked { command, reply }) => {
+                        let ticket = self.link.handle_command(command, Instant::now());
+                        self.waiters.insert(ticket, reply);
+                    }
+                    None if self.told.is_none() => break,
+                    None => is_asked = false,
+                },
+                () = closed(self.told.as_ref()) => {
+                    self.told = None;
+                    if !is_asked {
+                        break;
+                    }
+                }
+                () = &mut timer => self.link.handle_timeout(Instant::now()),
+            }
+        }
+        if let Socketed::Open(socket) = self.wire {
+            socket.leave(close::NORMAL);
+        }
+    }
+
+    async fn tell(&mut self) {
+        let mut pushes = VecDeque::new();
+        let mut bytes = 0;
+        while let Some(push) = self.link.poll_push() {
+            bytes += push.as_ref().map_or(64, Push::weight);
+            pushes.push_back(push);
+        }
+        if pushes.is_empty() {
+            return;
+        }
+        if let Some(told) = &self.told
+            && !told.put(pushes, bytes).await
+        {
+            self.told = None;
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Connect => {
+                let gateway = Shared::clone(&self.gateway);
+                self.wire = Socketed::Opening(Box::pin(async move {
+                    let asked = Upgrade {
+                        target: "/connect",
+                        protocols: &[PROTOCOL],
+                        headers: &[],
+                        message_bytes_max: gateway.limits.message_bytes_max,
+                    };
+                    Box::pin(upgrade(&gateway, asked)).await
+                }));
+            }
+            Action::Disconnect => {
+                if let Socketed::Open(socket) = std::mem::replace(&mut self.wire, Socketed::None) {
+                    socket.leave(close::NORMAL);
+                }
+            }
+            Action::Ping => {
+                if let Socketed::Open(socket) = &mut self.wire {
+                    socket.push_ping(b"");
+                }
+            }
+            Action::Send(text) => {
+                if let Socketed::Open(socket) = &mut self.wire {
+                    socket.push(Kind::Text, text.as_bytes());
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, came: Came) {
+        let now = Instant::now();
+        match came {
+            Came::Opened(Ok(Upgraded::Socket(head, socket, protocol))) => {
+                self.wire = Socketed::Open(socket);
+                self.link.handle_head(head, protocol.as_deref(), now);
+                self.decode(now);
+            }
+            Came::Opened(Ok(Upgraded::Refused(exchange))) => {
+                self.link.handle_head(exchange.head.clone(), None, now);
+                self.wire = Socketed::Refused(exchange);
+            }
+            Came::Body(Ok(data)) => {
+                if data.is_none() {
+                    self.wire = Socketed::None;
+                }
+                self.link.handle_data(data.as_deref(), now);
+            }
+            Came::Frames(Ok(())) => {
+                self.link.handle_alive(now);
+                self.decode(now);
+            }
+            Came::Opened(Err(failure)) | Came::Body(Err(failure)) | Came::Frames(Err(failure)) => {
+                self.wire = Socketed::None;
+                self.link.handle_failure(failure, now);
+            }
+        }
+    }
+
+    fn decode(&mut self, now: Instant) {
+        let Socketed::Open(socket) = &mut self.wire else { return };
+        let mut bytes = 0;
+        while bytes < DECODED_BYTES_MAX {
+            let mut pong = None;
+            match socket.decode() {
+                Ok(None) => return,
+                Ok(Some(Frame::Message { kind, data })) => {
+                    bytes += data.len();
+                    self.link.handle_message(kind, data, now);
+                }
+                Ok(Some(Frame::Ping(payload))) => pong = Some(Bytes::copy_from_slice(payload)),
+                Ok(Some(Frame::Pong(_))) => {}
+                Ok(Some(Frame::Close { code, reason })) => {
+                    return self.link.handle_close(code, reason, now);
+                }
+                Err(failure) => return self.link.handle_failure(failure, now),
+            }
+            if let Some(payload) = pong {
+                socket.push_pong(&payload);
+            }
+        }
+    }
+}
+
+/// Waits until nobody reads; for ever where that is known.
+async fn closed(told: Option<&queue::Sender<Result<Push, Error>>>) {
+    match told {
+        Some(told) => told.closed().await,
+        None => std::future::pending().await,
+    }
+}
