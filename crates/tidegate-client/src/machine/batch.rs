@@ -484,3 +484,6 @@ struct RawResult<'a> {
     #[serde(borrow, default)]
     code: Option<Text<'a>>,
 }
+
+#[cfg(test)]
+mod tests;

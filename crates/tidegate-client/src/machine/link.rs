@@ -857,3 +857,6 @@ impl RawPresence<'_> {
         Ok(Presence { channel: Names(&[]).find(&self.channel.0)?, members: self.members })
     }
 }
+
+#[cfg(test)]
+mod tests;

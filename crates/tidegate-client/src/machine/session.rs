@@ -97,11 +97,13 @@ pub struct Session {
     cursor: Option<Cursor>,
     /// Channels whose end was told, in their order.
     ended: Vec<bool>,
+    /// Whether there was a gateway at the other end, ever.
+    has_opened: bool,
     /// Attempts in a row that have failed.
     attempts: u32,
     /// What the last event stream asked for.
     sse_retry: Option<Duration>,
-    /// Messages that a poll asks for.
+    /// Messages that a poll asks for: fewer while pages are too large, or cut on their way.
     page_messages: u32,
     /// Whether the connection that polls make together was told.
     is_open_told: bool,
@@ -187,6 +189,7 @@ impl Session {
             ladder: Ladder::new(config.choice, config.remembered),
             cursor,
             ended: vec![false; channels.len()],
+            has_opened: false,
             attempts: 0,
             sse_retry: None,
             page_messages: config.limits.page_messages_max.clamp(1, 1000),
@@ -440,6 +443,8 @@ impl Session {
     fn open(&mut self, wire: Wire, began: Instant, head: &Head, now: Instant) {
         let limits = &self.config.limits;
         let bytes_max = usize::try_from(limits.message_bytes_max).unwrap_or(usize::MAX);
+        // Of a poll it is not known before its page is read.
+        self.has_opened |= !wire.is_paged();
         let reader = match wire {
             Wire::Ws => Reader::Messages,
             Wire::WsBare => Reader::Bare { skip: self.bare_had },
@@ -506,6 +511,12 @@ impl Session {
                 (stream.wire, stream.is_proven, has_worked)
             }
         };
+        if let State::Open(stream) = &self.state
+            && matches!(&stream.reader, Reader::Page(body) if !body.is_empty())
+        {
+            // Where connections don't live long, a shorter page may come through.
+            self.page_messages = (self.page_messages / 2).max(1);
+        }
         self.actions.push_back(Action::Disconnect);
         self.is_open_told = false;
         let has_other = self.ladder.doubt(Doubt::of(&failure, wire, is_proven), now);
@@ -515,7 +526,10 @@ impl Session {
         } else {
             self.attempts = self.attempts.saturating_add(1);
         }
-        if !failure.is_temporary() && !has_other {
+        // Where there was a gateway, what is something else now is that for a while.
+        let is_portal = matches!(failure, Failure::Foreign { .. } | Failure::Status { .. });
+        let may_pass = failure.is_temporary() || has_other || (is_portal && self.has_opened);
+        if !may_pass {
             return self.give_up(Error::Failed(failure));
         }
         if self.config.attempts_max.is_some_and(|max| self.attempts >= max) {
@@ -686,6 +700,7 @@ impl Session {
     }
 
     fn take_page(&mut self, page: Page, now: Instant) {
+        self.has_opened = true;
         self.prove();
         let State::Open(stream) = &self.state else { return };
         let (wire, began) = (stream.wire, stream.began);
@@ -712,6 +727,8 @@ impl Session {
         if matches!(self.state, State::Over) {
             return;
         }
+        let most = self.config.limits.page_messages_max.clamp(1, 1000);
+        self.page_messages = self.page_messages.saturating_mul(2).min(most);
         let interval = self.config.timing.poll_interval;
         // A long-poll that has nothing to say and yet says it at once would be asked for ever.
         let is_hasty = now.saturating_duration_since(began) < interval;
@@ -742,9 +759,14 @@ impl Session {
     }
 
     fn move_to(&mut self, cursor: Option<Cursor>) {
-        if cursor.is_some() && self.cursor != cursor {
-            self.cursor.clone_from(&cursor);
-            self.deliver(Delivery { event: None, cursor });
+        if cursor.is_none() || self.cursor == cursor {
+            return;
+        }
+        self.cursor.clone_from(&cursor);
+        match self.deliveries.back_mut() {
+            // Nothing is told between them.
+            Some(last) => last.cursor = cursor,
+            None => self.deliver(Delivery { event: None, cursor }),
         }
     }
 

@@ -1,0 +1,14 @@
+//! The client against the gateway itself, over loopback: every wire, publishing, and both through a
+//! proxy that breaks what it can (STYLE 28).
+
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "what goes wrong in a test fails the test"
+)]
+
+mod faults;
+mod ladder;
+mod proxy;
+mod server;
+mod wires;
