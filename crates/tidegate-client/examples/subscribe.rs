@@ -3,7 +3,7 @@
 //!
 //! Stop the gateway meanwhile, or pull the plug: it goes on from where it was.
 
-use tidegate_client::{ChannelUrl, Client, Event};
+use tidegate_client::{ChannelName, ChannelUrl, Client, Event};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -11,7 +11,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = url.unwrap_or_else(|| "http://127.0.0.1:8080/channels/prices".into());
     let url = ChannelUrl::parse(&url)?;
     let client = Client::builder(url.gateway).build();
-    let names = url.channels.iter().map(|channel| channel.as_str());
+    let names = url.channels.iter().map(ChannelName::as_str);
     let mut subscription = client.subscribe(names).since(url.since.unwrap_or_default()).open()?;
     while let Some(event) = subscription.next().await {
         match event? {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
-use tidegate_core::ChannelName;
 use tidegate_wire::websocket::DeflateOffer;
 
 use crate::connection::{self, Connection, Pushes};
 use crate::error::Error;
 use crate::machine::backoff::BackoffConfig;
 use crate::machine::{Limits, Timing};
+use crate::message::name;
 use crate::net::{Gateway, Shared};
 use crate::payload::Payload;
 use crate::publish::Publish;
@@ -88,10 +88,6 @@ impl Client {
 
 /// How long a command on an enveloped connection may take, with all its attempts.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
-
-fn name(name: &str) -> Result<ChannelName, Error> {
-    ChannelName::parse(name).map_err(|error| Error::Usage(error.to_string()))
-}
 
 /// What a [`Client`] is to be.
 #[derive(Debug)]

@@ -10,24 +10,12 @@ use tidegate_core::ChannelName;
 use tokio::time::{sleep_until, timeout};
 
 use crate::error::{Error, Failure};
-use crate::event::Cursor;
 use crate::machine::Head;
 use crate::machine::post::{Post, PostConfig, Step};
+use crate::message::Published;
 use crate::net::http::{Asked, exchange};
 use crate::net::{Gateway, Shared, key, seed};
 use crate::payload::Payload;
-
-/// What became of a publication.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Published {
-    /// Its channel.
-    pub channel: ChannelName,
-    /// Its place in the log; of a lone end, that of the end.
-    pub cursor: Cursor,
-    /// Whether the key had been used before, so that nothing was published now. `false` where the
-    /// key was made for this call, whatever became of its first attempts.
-    pub is_duplicate: bool,
-}
 
 /// A publication before it is sent.
 #[derive(Clone, Debug)]

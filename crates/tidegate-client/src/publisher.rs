@@ -15,9 +15,9 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
-use crate::connection::{Command, Message};
 use crate::error::{Error, Failure};
 use crate::machine::batch::{Action, Batch, BatchConfig, Outcome};
+use crate::message::{Command, Message};
 use crate::net::http::{Asked, Exchange, stream};
 use crate::net::{Shared, Task, seed};
 use crate::queue::{self, queue};

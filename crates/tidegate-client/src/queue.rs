@@ -29,8 +29,8 @@ struct Batch<T> {
     permit: OwnedSemaphorePermit,
 }
 
-/// Batches that wait at once; their bytes are bounded beside.
-const BATCHES_MAX: usize = 64;
+/// Batches that wait at once. Their bytes are what bounds them: the smallest have some hundred.
+const BATCHES_MAX: usize = 1 << 14;
 
 /// Permits that a semaphore can have on every machine.
 const BYTES_MOST: u32 = u32::MAX >> 3;

@@ -268,11 +268,25 @@ impl Driver {
                 Ok(Some(Frame::Close { code, reason })) => {
                     return self.session.handle_close(code, reason, now);
                 }
-                Err(failure) => return self.session.handle_failure(failure, now),
+                Err(failure) => {
+                    if let Link::Socket(socket) = std::mem::replace(&mut self.link, Link::None) {
+                        socket.refuse(&failure);
+                    }
+                    return self.session.handle_failure(failure, now);
+                }
             }
             if let Some(payload) = pong {
                 socket.push_pong(&payload);
             }
+        }
+    }
+}
+
+/// Whoever is not read any more says goodbye, if that can be done without waiting.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Link::Socket(socket) = std::mem::replace(&mut self.link, Link::None) {
+            socket.leave(close::NORMAL);
         }
     }
 }

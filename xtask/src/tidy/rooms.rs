@@ -30,6 +30,22 @@ const SERVERS: &[&str] =
 const BROKER_CLIENTS: &[&str] =
     &["async-nats", "fred", "krafka", "lapin", "rdkafka", "redis", "rskafka"];
 
+/// What a program that uses our client must not drag in: servers, terminals, clients of brokers.
+const FOREIGN_TO_CLIENTS: &[&str] = &[
+    "async-nats",
+    "axum",
+    "clap",
+    "crossterm",
+    "fred",
+    "krafka",
+    "lapin",
+    "ratatui",
+    "rdkafka",
+    "redis",
+    "rskafka",
+    "tikv-jemallocator",
+];
+
 const PLAN: &[Room] = &[
     Room {
         name: "tidegate-wire",
@@ -69,7 +85,7 @@ const PLAN: &[Room] = &[
     Room {
         name: "tidegate-client",
         ours: &["tidegate-core", "tidegate-wire"],
-        others: AllBut(BROKER_CLIENTS),
+        others: AllBut(FOREIGN_TO_CLIENTS),
     },
     Room {
         name: "tidegate",
@@ -181,6 +197,9 @@ mod tests {
         check_one("tidegate-broker", "redis", None, true);
         check_one("tidegate", "redis", None, false);
         check_one("tidegate-broker", "hyper", None, false);
+        check_one("tidegate-client", "hyper", None, true);
+        check_one("tidegate-client", "clap", None, false);
+        check_one("tidegate-client", "redis", None, false);
     }
 
     #[test]

@@ -20,9 +20,8 @@ use super::backoff::{Backoff, BackoffConfig};
 use super::form::{Names, Text, cursor, parse};
 use super::link::entry;
 use super::{Head, REFUSAL_BYTES_MAX, Timing, refusal};
-use crate::connection::Command;
 use crate::error::{Error, Failure, Problem};
-use crate::publish::Published;
+use crate::message::{Command, Published};
 
 /// How a stream of publications is to be.
 #[derive(Clone, Debug)]
@@ -80,6 +79,8 @@ pub struct Batch {
     /// How many of them this request was given.
     sent: usize,
     is_finishing: bool,
+    /// An empty line is due.
+    is_pausing: bool,
     actions: VecDeque<Action>,
     outcomes: VecDeque<Outcome>,
     error: Option<Error>,
@@ -137,6 +138,7 @@ impl Batch {
             first: 0,
             sent: 0,
             is_finishing: false,
+            is_pausing: false,
             actions: VecDeque::new(),
             outcomes: VecDeque::new(),
             error: None,
@@ -263,9 +265,11 @@ impl Batch {
                 self.fail(Failure::Silent(silence), now);
             }
             State::Open { sent_at, .. } if *sent_at + KEEPALIVE <= now => {
-                // While it is waited for results, `poll_line` sends an empty line.
+                *sent_at = now;
                 if self.entries.is_empty() {
                     self.end_body(now);
+                } else {
+                    self.is_pausing = self.sent == self.entries.len();
                 }
             }
             State::Ending { deadline, .. } if *deadline <= now => {
@@ -296,11 +300,7 @@ impl Batch {
             return Some(entry.line.clone());
         }
         // A gateway gives up a body that pauses for too long (30 s by default).
-        if *sent_at + KEEPALIVE <= now && !self.entries.is_empty() {
-            *sent_at = now;
-            return Some(Bytes::from_static(b"\n"));
-        }
-        None
+        std::mem::take(&mut self.is_pausing).then(|| Bytes::from_static(b"\n"))
     }
 
     /// What became of the next entry.

@@ -10,26 +10,25 @@
 //! What comes of a channel before this connection's `subscribed` belongs to a subscription that was
 //! given up, and is passed over.
 
+mod raw;
+mod text;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
 use tidegate_core::ChannelName;
-use tidegate_core::envelope::json::write_string;
 use tidegate_wire::websocket::Kind;
 
+use self::raw::{RawGone, RawMove, RawServer, RawWelcome};
+pub(super) use self::text::entry;
+use self::text::{subscribe, write};
 use super::backoff::{Backoff, BackoffConfig};
-use super::form::{self, Names, RawEnd, RawForm, RawGap, Text};
-use super::post::RawPublished;
+use super::form::{self, Names};
 use super::session::closed;
 use super::{Head, REFUSAL_BYTES_MAX, Timing, refusal};
-use crate::connection::{Command, History, Member, Presence, Push, Reply, Welcome};
-use crate::error::{Error, Failure, Problem, RawProblem};
+use crate::error::{Error, Failure, Problem};
 use crate::event::{Cursor, Event, Retry, Since, Wire};
-use crate::payload::Payload;
+use crate::message::{Command, Push, Reply, Welcome};
 
 /// How a connection is to be.
 #[derive(Clone, Debug)]
@@ -657,206 +656,6 @@ pub const PROTOCOL: &str = "tidegate.v1.json";
 
 /// A connection that lived so long has worked, even if nothing came on it.
 const WORKED: Duration = Duration::from_secs(5);
-
-// ---- Commands as text ----------------------------------------------------------------------------
-
-/// `{"id":1,"subscribe":{"channel":"prices","since":"…"?,"last":10?}}`.
-fn subscribe(id: u64, channel: &ChannelName, since: &Since, cursor: Option<&Cursor>) -> String {
-    let mut text = format!("{{\"id\":{id},\"subscribe\":{{\"channel\":\"{channel}\"");
-    begin(&mut text, since, cursor);
-    text + "}}"
-}
-
-/// Writes `,"since":"…"` or `,"last":N`.
-fn begin(text: &mut String, since: &Since, cursor: Option<&Cursor>) {
-    // Writing to a string can't fail. Cursors need no escapes.
-    let _ = match (cursor, since) {
-        (Some(cursor), _) | (None, Since::After(cursor)) => {
-            write!(text, ",\"since\":\"{cursor}\"")
-        }
-        (None, Since::Last(count)) => write!(text, ",\"last\":{count}"),
-        (None, Since::Now) => write!(text, ",\"since\":\"now\""),
-        (None, Since::Start) => write!(text, ",\"since\":\"start\""),
-    };
-}
-
-fn write(id: u64, command: &Command) -> String {
-    let mut text = format!("{{\"id\":{id},");
-    // Writing to a string can't fail. Channels and cursors need no escapes.
-    let _ = match command {
-        Command::Subscribe { channel, since } => return subscribe(id, channel, since, None),
-        Command::Unsubscribe { channel } => {
-            write!(text, "\"unsubscribe\":{{\"channel\":\"{channel}\"")
-        }
-        Command::Presence { channel } => {
-            write!(text, "\"presence\":{{\"channel\":\"{channel}\"")
-        }
-        Command::Ping => write!(text, "\"ping\":{{"),
-        Command::History { channel, since, before, limit } => {
-            text.push_str("\"history\":{\"channel\":\"");
-            text.push_str(channel.as_str());
-            text.push('"');
-            match (before, since) {
-                (Some(before), _) => drop(write!(text, ",\"before\":\"{before}\"")),
-                (None, Some(since)) => begin(&mut text, since, None),
-                (None, None) => {}
-            }
-            limit.map_or(Ok(()), |limit| write!(text, ",\"limit\":{limit}"))
-        }
-        Command::Publish { channel, payload, event, key, is_end, .. } => {
-            text.push_str("\"publish\":");
-            let entry = entry(channel, payload.as_ref(), event.as_deref(), key, *is_end);
-            text.push_str(&String::from_utf8_lossy(&entry));
-            return text + "}";
-        }
-    };
-    text + "}}"
-}
-
-/// A publication as envelopes and `POST /publish` take it:
-/// `{"channel","event"?,"data"|"text"|"base64","type"?,"key"?,"end"?}`, on one line.
-pub(super) fn entry(
-    channel: &ChannelName,
-    payload: Option<&Payload>,
-    event: Option<&str>,
-    key: &str,
-    is_end: bool,
-) -> Vec<u8> {
-    let mut out = Vec::with_capacity(128 + payload.map_or(0, |it| it.bytes().len()));
-    let member = |name: &str, value: &[u8], out: &mut Vec<u8>| {
-        out.extend_from_slice(name.as_bytes());
-        write_string(value, out);
-    };
-    member("{\"channel\":", channel.as_str().as_bytes(), &mut out);
-    member(",\"key\":", key.as_bytes(), &mut out);
-    if let Some(event) = event {
-        member(",\"event\":", event.as_bytes(), &mut out);
-    }
-    match payload {
-        None => {}
-        Some(Payload::Json(bytes)) => {
-            out.extend_from_slice(b",\"data\":");
-            // A raw line break stands between tokens alone, where a space means the same.
-            let spaced =
-                bytes.iter().map(|it| if matches!(it, b'\n' | b'\r') { b' ' } else { *it });
-            out.extend(spaced);
-        }
-        Some(Payload::Text(bytes)) => {
-            member(",\"text\":", String::from_utf8_lossy(bytes).as_bytes(), &mut out);
-        }
-        Some(Payload::Binary { bytes, content_type }) => {
-            member(",\"base64\":", STANDARD.encode(bytes).as_bytes(), &mut out);
-            if let Some(content_type) = content_type {
-                member(",\"type\":", content_type.as_bytes(), &mut out);
-            }
-        }
-    }
-    out.extend_from_slice(if is_end { b",\"end\":true}" } else { b"}" });
-    out
-}
-
-// ---- What the gateway says -----------------------------------------------------------------------
-
-#[derive(Deserialize)]
-struct RawServer<'a> {
-    #[serde(default)]
-    id: Option<u64>,
-    #[serde(borrow, default)]
-    subscribed: Option<RawPlace<'a>>,
-    #[serde(default)]
-    unsubscribed: Option<RawGone>,
-    #[serde(borrow, default)]
-    published: Option<RawPublished<'a>>,
-    #[serde(borrow, default)]
-    history: Option<RawHistory<'a>>,
-    #[serde(borrow, default)]
-    presence: Option<RawPresence<'a>>,
-    #[serde(default)]
-    pong: Option<serde::de::IgnoredAny>,
-    #[serde(default)]
-    error: Option<RawProblem>,
-    #[serde(default)]
-    welcome: Option<RawWelcome>,
-    #[serde(borrow, default)]
-    message: Option<RawForm<'a>>,
-    #[serde(borrow, default)]
-    gap: Option<RawGap<'a>>,
-    #[serde(borrow, default)]
-    end: Option<RawEnd<'a>>,
-    #[serde(default)]
-    join: Option<RawMove>,
-    #[serde(default)]
-    leave: Option<RawMove>,
-}
-
-#[derive(Deserialize)]
-struct RawPlace<'a> {
-    #[serde(borrow)]
-    channel: Text<'a>,
-    #[serde(borrow)]
-    cursor: Text<'a>,
-}
-
-#[derive(Deserialize)]
-struct RawGone {
-    channel: String,
-    #[serde(default)]
-    reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RawMove {
-    channel: String,
-    member: Member,
-}
-
-#[derive(Deserialize)]
-struct RawWelcome {
-    session: String,
-    #[serde(default)]
-    node: String,
-    #[serde(default)]
-    version: String,
-}
-
-#[derive(Deserialize)]
-struct RawHistory<'a> {
-    #[serde(borrow)]
-    messages: Vec<RawForm<'a>>,
-    #[serde(borrow)]
-    cursor: Text<'a>,
-    #[serde(borrow, default)]
-    gap: Option<RawGap<'a>>,
-    #[serde(default)]
-    ended: bool,
-}
-
-impl RawHistory<'_> {
-    fn read(self) -> Result<History, Failure> {
-        let none = Names(&[]);
-        let messages =
-            self.messages.into_iter().filter_map(|it| form::publication(it, &none).transpose());
-        Ok(History {
-            messages: messages.collect::<Result<_, _>>()?,
-            cursor: form::cursor(&self.cursor.0)?,
-            gap: self.gap.map(|it| form::gap(&it, &none)).transpose()?,
-            is_ended: self.ended,
-        })
-    }
-}
-
-#[derive(Deserialize)]
-struct RawPresence<'a> {
-    #[serde(borrow)]
-    channel: Text<'a>,
-    members: Vec<Member>,
-}
-
-impl RawPresence<'_> {
-    fn read(self) -> Result<Presence, Failure> {
-        Ok(Presence { channel: Names(&[]).find(&self.channel.0)?, members: self.members })
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ use super::backoff::{Backoff, BackoffConfig};
 use super::form::{Names, Text, cursor, parse};
 use super::{Head, refusal};
 use crate::error::{Error, Failure};
-use crate::publish::Published;
+use crate::message::Published;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]

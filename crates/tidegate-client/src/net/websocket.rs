@@ -29,6 +29,7 @@ pub(crate) struct Socket {
     written: usize,
     deflater: Option<Box<(Deflater, DeflaterPool)>>,
     masks: Masks,
+    message_bytes_max: u32,
 }
 
 /// What is read at a time.
@@ -62,17 +63,21 @@ impl Socket {
             deflater: deflate
                 .map(|it| Box::new((Deflater::new(it), DeflaterPool::new(DEFLATE_LEVEL)))),
             masks: Masks::default(),
+            message_bytes_max,
         }
     }
 
     /// The next event of what was read; `Ok(None)`: [`Socket::fill`] first.
     pub(crate) fn decode(&mut self) -> Result<Option<Event<'_>>, Failure> {
-        let Self { decoder, inflaters, input, from, to, .. } = self;
+        let Self { decoder, inflaters, input, from, to, message_bytes_max, .. } = self;
         let mut rest = input.get_mut(*from..*to).unwrap_or_default();
         let event = decoder.next(&mut rest, inflaters);
         *from = *to - rest.len();
         event.map_err(|error| match close::code(&error) {
-            close::TOO_BIG => Failure::TooLarge { what: "a message", bytes_max: 0 },
+            close::TOO_BIG => {
+                let bytes_max = usize::try_from(*message_bytes_max).unwrap_or(usize::MAX);
+                Failure::TooLarge { what: "a message", bytes_max }
+            }
             _ => Failure::Protocol(error.to_string()),
         })
     }
@@ -173,6 +178,14 @@ impl Socket {
     /// Puts a close behind what waits.
     pub(crate) fn push_close(&mut self, code: Option<u16>, reason: &str) {
         encode::close(code, reason, Some(self.masks.next()), &mut self.out);
+    }
+
+    /// Says how the peer has broken the protocol, and drops the connection.
+    pub(crate) fn refuse(self, failure: &Failure) {
+        self.leave(match failure {
+            Failure::TooLarge { .. } => close::TOO_BIG,
+            _ => close::PROTOCOL,
+        });
     }
 
     /// Says goodbye as far as that can be done without waiting, and drops the connection.

@@ -76,7 +76,7 @@ impl Log {
     /// Forgets all but the newest `kept`.
     pub(crate) fn trim(&mut self, kept: usize) {
         let gone = self.entries.len().saturating_sub(kept);
-        if let Some(last) = self.entries.drain(..gone).last() {
+        if let Some(last) = self.entries.drain(..gone).next_back() {
             self.floor = last.position.offset;
         }
     }

@@ -309,7 +309,7 @@ impl World {
     fn deed(&mut self) {
         self.deeds_left -= 1;
         let at = self.rng.usize(..self.logs.len());
-        if self.deeds_left < self.logs.len() as u32 {
+        if (self.deeds_left as usize) < self.logs.len() {
             self.logs[self.deeds_left as usize].end();
         } else {
             match self.rng.u32(..100) {

@@ -40,7 +40,7 @@ async fn run(choice: Choice, channels: &[&str], seed: u64) -> u32 {
         publisher.finish().await.unwrap();
     };
     let read = async {
-        let count = channels.len() as u32;
+        let count = u32::try_from(channels.len()).unwrap();
         let mut expect: Vec<u32> = (0..count).collect();
         let (mut ends, mut losses) = (0, 0);
         while ends < channels.len() {

@@ -1,7 +1,7 @@
 //! A stream of publications against a gateway that says what the test wants.
 
 use super::*;
-use crate::connection::Message;
+use crate::message::Message;
 
 struct Scene {
     batch: Batch,

@@ -1,6 +1,7 @@
 //! A link against a gateway that says what the test wants.
 
 use super::*;
+use crate::payload::Payload;
 
 struct Scene {
     link: Link,

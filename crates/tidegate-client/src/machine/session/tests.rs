@@ -433,3 +433,52 @@ fn attempts_are_counted_until_one_works() {
     assert_eq!(told.last().unwrap(), "error gave up after 3 attempts: can't connect to a:1: no");
     assert!(scene.session.is_over());
 }
+
+/// Whatever bytes come, broken at any place: nothing panics, and what is told is what was said.
+#[test]
+fn no_bytes_of_a_peer_can_break_a_session() {
+    let gap = r#"{"gap":{"channel":"a","requested":"C1","resumed":"C2","reason":"slow"}}"#;
+    let error = r#"{"error":{"code":"unavailable","message":"x","retry_after":1}}"#;
+    let page = format!("{{\"messages\":[{LINE}],\"cursor\":\"C4\",\"gaps\":[],\"ended\":[]}}");
+    let sse = format!(
+        "retry: 2000\n\nid: C1\n\nid: C2\ndata: {LINE}\n\nevent: tidegate-gap\nid: C3\n\
+                       data: {{\"channel\":\"a\",\"requested\":\"C1\",\"resumed\":\"C2\",\"reason\":\"x\"}}\n\n"
+    );
+    let lines = format!("{LINE}\n\n{gap}\n{error}\n{END}\n");
+    for seed in 0..3000 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let wire = Wire::ALL[rng.usize(..6)];
+        let mut bytes = match wire {
+            Wire::Sse => &sse,
+            Wire::LongPoll | Wire::Poll => &page,
+            Wire::Ndjson | Wire::Ws | Wire::WsBare => &lines,
+        }
+        .clone()
+        .into_bytes();
+        for _ in 0..rng.usize(1..5) {
+            let at = rng.usize(..bytes.len().max(1));
+            match rng.u32(..4) {
+                0 => bytes[at] = rng.u8(..),
+                1 if bytes.len() > 1 => drop(bytes.remove(at)),
+                2 => bytes.insert(at, b"\"{}[],:\n0\\"[rng.usize(..10)]),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        let mut scene = Scene::open(wire);
+        for piece in bytes.chunks(rng.usize(1..40)) {
+            scene.session.handle_data(piece, scene.now);
+        }
+        for line in bytes.split(|it| *it == b'\n') {
+            scene.session.handle_message(Kind::Text, line, scene.now);
+        }
+        scene.session.handle_close(
+            Some(rng.u16(1000..5000)),
+            &String::from_utf8_lossy(&bytes),
+            scene.now,
+        );
+        scene.session.handle_body_end(scene.now);
+        assert!(scene.told().len() <= 16);
+        // It goes on, or has said why not.
+        assert_eq!(scene.session.is_over(), scene.session.poll_timeout().is_none());
+    }
+}
