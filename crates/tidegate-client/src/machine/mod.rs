@@ -8,7 +8,8 @@
 //!  batch     a stream of publications
 //! ```
 //! Each is driven alike: call a `handle_*`, then drain every `poll_*`, then wait for the earliest of
-//! the network and `poll_timeout`, which is asked anew each time. [`crate::net`] is who does it.
+//! the network and `poll_timeout`, which is asked anew each time. The crate's
+//! tasks do that.
 
 pub mod backoff;
 pub mod batch;

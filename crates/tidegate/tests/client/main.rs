@@ -7,6 +7,7 @@
     reason = "what goes wrong in a test fails the test"
 )]
 
+mod envelopes;
 mod faults;
 mod ladder;
 mod proxy;

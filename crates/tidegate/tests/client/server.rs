@@ -1,7 +1,9 @@
 //! The gateway itself, as a process.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -22,10 +24,21 @@ impl Server {
         Self::start_at("127.0.0.1:0")
     }
 
+    /// Starts one with this configuration.
+    pub(crate) fn start_with(config: &str) -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("client.toml");
+        fs::write(&path, config).unwrap();
+        Self::spawn("127.0.0.1:0", &["--config", path.to_str().unwrap()])
+    }
+
     /// Starts one at an address that another has had.
     pub(crate) fn start_at(listen: &str) -> Self {
+        Self::spawn(listen, &[])
+    }
+
+    fn spawn(listen: &str, args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        command.args(["serve", "--dev", "--workers", "2", "--listen", listen]);
+        command.args(["serve", "--dev", "--workers", "2", "--listen", listen]).args(args);
         let mut child = command.env_clear().stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let mut before = String::new();

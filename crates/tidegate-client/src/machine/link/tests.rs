@@ -1,5 +1,11 @@
 //! A link against a gateway that says what the test wants.
 
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use tidegate_core::envelope::ClientFrame;
+use tidegate_core::{Epoch, Position};
+
 use super::*;
 use crate::payload::Payload;
 
@@ -112,7 +118,9 @@ fn message(channel: &str, cursor: &str, data: u32) -> String {
 fn commands_are_written_as_the_contract_has_them() {
     let a = || channel("a");
     let history = |since, before, limit| Command::History { channel: a(), since, before, limit };
-    let cursor = || Cursor::parse("C1").unwrap();
+    let position = Position { epoch: Epoch::new(7), offset: 9 };
+    let place = position.cursor(&a()).to_string();
+    let cursor = || Cursor::parse(&place).unwrap();
     let full = Command::Publish {
         channel: a(),
         payload: Some(Payload::typed("\0", "image/png")),
@@ -159,7 +167,11 @@ fn commands_are_written_as_the_contract_has_them() {
             r#"{"id":1,"publish":{"channel":"a","key":"k","event":"tick","base64":"AA==","type":"image/png","end":true}}"#,
         ),
     ] {
-        assert_eq!(Scene::open().command(command).1, [expect]);
+        let expect = expect.replace("C1", &place);
+        assert_eq!(Scene::open().command(command).1, [expect.as_str()]);
+        // And so does the gateway read it.
+        let read = ClientFrame::parse_json(expect.as_bytes(), &Arc::from("me")).unwrap();
+        assert_eq!(read.id.map(NonZeroU64::get), Some(1));
     }
 }
 
@@ -374,5 +386,23 @@ fn what_is_no_json_is_the_peers_fault() {
         scene.command(Command::Ping);
         scene.say(text);
         assert!(scene.pushes()[0].contains("broke the protocol"), "{text}");
+    }
+}
+
+/// `spec/vectors`: every frame that a gateway sends is one that a client takes.
+#[test]
+fn the_golden_frames_are_understood() {
+    let vectors = include_str!("../../../../../spec/vectors/envelope-json.json");
+    let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
+    for (name, frame) in vectors["frames"].as_object().unwrap() {
+        let mut scene = Scene::open();
+        for name in ["prices", "b", "c", "d", "e", "f"] {
+            scene.subscribe(name);
+        }
+        let text = frame.as_str().unwrap();
+        scene.say(text);
+        let cut = scene.pushes().into_iter().find(|it| it.contains("broke the protocol"));
+        // There is no such command here.
+        assert_eq!(cut.is_some(), name == "refreshed", "{name}: {text}: {cut:?}");
     }
 }
