@@ -10,7 +10,9 @@ use clap::{Args, Parser, Subcommand};
 mod accept;
 mod check;
 mod frame;
+mod publish;
 mod serve;
+mod subscribe;
 
 /// Something failed while it ran.
 const FAILURE: u8 = 1;
@@ -33,8 +35,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Check(args) => check::run(args),
-        Command::Pub(_) => later("pub"),
-        Command::Sub(_) => later("sub"),
+        Command::Pub(args) => publish::run(args),
+        Command::Sub(args) => subscribe::run(args),
         Command::Ws(_) => later("ws"),
         Command::Frame(args) => frame::run(&args),
         Command::Accept(args) => accept::run(&args),
@@ -46,9 +48,53 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn later(name: &str) -> ExitCode {
     eprintln!(
         "error: 'tidegate {name}' is not yet in this version\n\n\
-         What there is: tidegate serve, check, frame, accept. See 'tidegate --help'."
+         What there is: tidegate serve, check, pub, sub, frame, accept. See 'tidegate --help'."
     );
     ExitCode::from(USAGE)
+}
+
+/// Runs a command that talks to a gateway; an error is told, and is a failure.
+fn run_client(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.map_err(Into::into).and_then(|it| it.block_on(command));
+    result.unwrap_or_else(|error| {
+        let io = error.downcast_ref::<std::io::Error>();
+        // Whoever reads what we write has had enough, as `head` has.
+        if io.is_some_and(|it| it.kind() == std::io::ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS;
+        }
+        let is_usage = error.is::<Usage>()
+            || matches!(error.downcast_ref(), Some(tidegate_client::Error::Usage(_)));
+        eprintln!("error: {error:#}");
+        ExitCode::from(if is_usage { USAGE } else { FAILURE })
+    })
+}
+
+/// Arguments that are right by themselves and wrong together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(&'static str);
+
+fn usage(what: &'static str) -> anyhow::Error {
+    Usage(what).into()
+}
+
+/// Who calls.
+#[derive(Args, Debug)]
+struct Token {
+    /// A token. Not yet in this version: gateways take none
+    #[arg(long, value_name = "VALUE|env:NAME|@FILE", hide = true)]
+    token: Option<String>,
+}
+
+impl Token {
+    /// Refuses a token: sent, it would mean nothing.
+    fn refuse(&self) -> anyhow::Result<()> {
+        match self.token {
+            Some(_) => Err(usage("--token is not yet in this version; leave it out")),
+            None => Ok(()),
+        }
+    }
 }
 
 const ABOUT: &str = "A real-time gateway: one URL, every wire.";
@@ -68,6 +114,10 @@ Examples:
       Publish to a channel of it.
   curl -N -H 'Accept: text/event-stream' http://127.0.0.1:8080/channels/news
       Subscribe to that channel.
+  tidegate sub http://127.0.0.1:8080/channels/news
+      Print what is published to a channel.
+  tidegate pub http://127.0.0.1:8080/channels/news hello
+      Publish to it.
   tidegate check tidegate.toml
       Say what is wrong with a configuration file, if anything is.
   tidegate frame 81858b55d8f0e330b49ce4
@@ -88,10 +138,8 @@ struct Cli {
 enum Command {
     Serve(serve::ServeArgs),
     Check(check::CheckArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Pub(LaterArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Sub(LaterArgs),
+    Pub(publish::PubArgs),
+    Sub(subscribe::SubArgs),
     #[command(hide = true, disable_help_flag = true)]
     Ws(LaterArgs),
     Frame(frame::FrameArgs),

@@ -10,6 +10,7 @@
 mod common;
 
 mod api;
+mod command;
 mod drain;
 mod envelope;
 mod limits;
