@@ -194,6 +194,12 @@ impl WebSocket {
         }
     }
 
+    /// Bytes that wait to be sent. Bound them where what is pushed comes faster than it leaves.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.socket.waiting_bytes()
+    }
+
     /// Sends all that waits.
     ///
     /// Cancel safe: what has not left stays.

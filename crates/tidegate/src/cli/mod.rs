@@ -13,6 +13,7 @@ mod frame;
 mod publish;
 mod serve;
 mod subscribe;
+mod ws;
 
 /// Something failed while it ran.
 const FAILURE: u8 = 1;
@@ -37,7 +38,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Pub(args) => publish::run(args),
         Command::Sub(args) => subscribe::run(args),
-        Command::Ws(_) => later("ws"),
+        Command::Ws(args) => ws::run(args),
         Command::Frame(args) => frame::run(&args),
         Command::Accept(args) => accept::run(&args),
         Command::Token(_) => later("token"),
@@ -48,7 +49,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn later(name: &str) -> ExitCode {
     eprintln!(
         "error: 'tidegate {name}' is not yet in this version\n\n\
-         What there is: tidegate serve, check, pub, sub, frame, accept. See 'tidegate --help'."
+         What there is: tidegate serve, check, pub, sub, ws, frame, accept. See 'tidegate --help'."
     );
     ExitCode::from(USAGE)
 }
@@ -118,6 +119,8 @@ Examples:
       Print what is published to a channel.
   tidegate pub http://127.0.0.1:8080/channels/news hello
       Publish to it.
+  tidegate ws ws://127.0.0.1:8080/channels/news
+      Talk in it over a WebSocket, line by line.
   tidegate check tidegate.toml
       Say what is wrong with a configuration file, if anything is.
   tidegate frame 81858b55d8f0e330b49ce4
@@ -140,8 +143,7 @@ enum Command {
     Check(check::CheckArgs),
     Pub(publish::PubArgs),
     Sub(subscribe::SubArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Ws(LaterArgs),
+    Ws(ws::WsArgs),
     Frame(frame::FrameArgs),
     Accept(accept::AcceptArgs),
     #[command(hide = true, disable_help_flag = true)]

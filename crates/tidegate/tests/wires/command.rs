@@ -1,4 +1,4 @@
-//! `tidegate sub` and `pub` against the real server (CONTRACT 13).
+//! `tidegate sub`, `pub` and `ws` against the real server (CONTRACT 13).
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -93,6 +93,44 @@ fn a_gap_is_told_beside_what_is_printed() {
 }
 
 #[test]
+fn a_websocket_is_lines_in_and_lines_out() {
+    let server = Server::dev();
+    let url = &url(&server, "chat").replace("http://", "ws://");
+    // The close comes behind its own echo.
+    let (code, stdout, stderr) = tidegate(&["ws", url], "one\r\n{\"a\":2}\nthree");
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "one\n{\"a\":2}\nthree\n", ""));
+    let (code, stdout, stderr) = tidegate(&["ws", url, "--binary", "--control"], "\u{1}x\n");
+    assert_eq!((code, stdout.as_str()), (0, "\u{1}x\n"));
+    assert!(stderr.starts_with("open, at ") && stderr.contains("\nclosed 1000"), "{stderr}");
+    let kinds: Vec<_> = server.get("/channels/chat").json()["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| ["data", "text", "base64"].into_iter().find(|kind| it.get(kind).is_some()))
+        .collect();
+    assert_eq!(kinds, [Some("text"), Some("data"), Some("text"), Some("base64")]);
+}
+
+#[test]
+fn a_websocket_that_is_closed_for_a_reason_tells_it() {
+    let server = Server::dev();
+    let several = &url(&server, "a,b?envelope=1").replace("http://", "ws://");
+    let (code, stdout, stderr) = tidegate(&["ws", several, "--listen"], "to whom?\n");
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(stderr.starts_with("closed 1003"), "{stderr}");
+    let connect = &format!("ws://{}/connect", server.address);
+    let protocol = ["--subprotocol", "tidegate.v1.json"];
+    let input = "{\"id\":1,\"ping\":{}}\n";
+    let (code, stdout, _) = tidegate(&[&["ws", connect][..], &protocol].concat(), input);
+    assert_eq!(code, 0);
+    assert!(stdout.starts_with("{\"welcome\":{"), "{stdout}");
+    assert!(stdout.ends_with("\n{\"id\":1,\"pong\":{}}\n"), "{stdout}");
+    let (code, _, stderr) = tidegate(&["ws", &connect.replace("/connect", "/nowhere")], "");
+    assert_eq!(code, 1);
+    assert!(stderr.starts_with("error: not_found (404): "), "{stderr}");
+}
+
+#[test]
 fn arguments_that_contradict_each_other_exit_with_2() {
     let a = "http://127.0.0.1:9/channels/a";
     let several = "http://127.0.0.1:9/channels/a,b";
@@ -112,6 +150,8 @@ fn arguments_that_contradict_each_other_exit_with_2() {
         (&["sub", a, "--wire", "ws2"], "not in this version yet"),
         (&["sub", a, "--wire", "tcp"], "no wire"),
         (&["sub", a, "--since", "nowhere"], "no cursor"),
+        (&["ws", "ws://127.0.0.1:9/", "--header", "Origin"], "a header field is NAME:VALUE"),
+        (&["ws", "ws://127.0.0.1:9/", "--http2"], "--http2 is not yet in this version"),
     ] {
         let (code, stdout, stderr) = tidegate(args, "");
         assert_eq!((code, stdout.as_str()), (2, ""), "{args:?}: {stderr}");
