@@ -11,7 +11,7 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
     ACCESS_CONTROL_REQUEST_METHOD, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
 };
-use http::{StatusCode, Version};
+use http::{StatusCode, Uri, Version};
 
 use crate::config::{Config, Origins};
 use crate::problem::Problem;
@@ -50,6 +50,20 @@ pub enum Verdict<'a> {
     },
     /// It may not: 403, or 400 if it is no origin.
     Refused(Problem),
+}
+
+/// A request's headers, with the host that counts: that of a target in absolute form, whatever `Host`
+/// says (RFC 9112 §3.2.2). Where `Host` itself is wrong, it stays as it is, to be refused.
+#[must_use]
+pub fn effective(headers: &HeaderMap, uri: &Uri) -> HeaderMap {
+    let mut headers = headers.clone();
+    if let Some(authority) = uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        && headers.get_all(HOST).iter().count() == 1
+    {
+        headers.insert(HOST, host);
+    }
+    headers
 }
 
 /// Judges a request by its `Origin` and, for our own, its `Host`.

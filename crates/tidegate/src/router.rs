@@ -3,26 +3,31 @@
 //! Here is what holds for every request: sizes, `Host`, `Origin`, methods, and problems as answers.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
-use http::{Method, StatusCode, Version};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+};
+use http::{Method, StatusCode, Uri, Version};
 use http_body::Body as _;
 use http_body_util::Full;
+use hyper::body::Incoming;
 use tidegate_core::channel::CHANNELS_MAX;
 use tidegate_core::{ChannelName, SessionId};
 
 use crate::api;
+use crate::api::body::RequestBody;
 use crate::config::Admin;
 use crate::driver::client::Stream;
 use crate::origin::{self, Verdict};
 use crate::problem::Problem;
 use crate::refusals::Refusals;
 use crate::transport::poll::Asked;
-use crate::transport::request::SubscribeRequest;
+use crate::transport::request::{SubscribeRequest, upgrades};
 use crate::transport::{self, Wire};
 use crate::worker::Worker;
 
@@ -30,8 +35,8 @@ use crate::worker::Worker;
 /// They stay on their worker's thread: a streamed answer publishes as it goes.
 pub type Body = Pin<Box<dyn http_body::Body<Data = Bytes, Error = Infallible>>>;
 
-/// Requests as hyper gives them.
-pub type Request = http::Request<hyper::body::Incoming>;
+/// Requests as they are answered.
+pub type Request = http::Request<RequestBody>;
 
 /// Answers as hyper takes them.
 pub type Response = http::Response<Body>;
@@ -50,17 +55,27 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 }
 
 /// Answers one request; `session` is its connection's.
-pub async fn answer(worker: &Rc<Worker>, request: Request, session: SessionId) -> Answer {
+pub async fn answer(
+    worker: &Rc<Worker>,
+    request: http::Request<Incoming>,
+    session: SessionId,
+) -> Answer {
+    let is_left = Rc::new(Cell::new(false));
+    let request = request.map(|body| RequestBody::new(body, Rc::clone(&is_left)));
     let version = request.version();
     let is_head = request.method() == Method::HEAD;
-    let headers = request.headers().clone();
+    let headers = origin::effective(request.headers(), request.uri());
     let verdict = origin::judge(&worker.config, &headers);
-    let answered = match guard(worker, &request, &verdict) {
+    let answered = match guard(worker, &request, &headers, &verdict) {
         Ok(()) if request.method() == Method::OPTIONS => {
+            drop(request);
             Ok(Answer::Response(origin::preflight(&verdict, &headers)))
         }
         Ok(()) => route(worker, request, &verdict, session).await,
-        Err(problem) => Err(problem),
+        Err(problem) => {
+            drop(request);
+            Err(problem)
+        }
     };
     let mut response = match answered {
         Ok(Answer::Stream(stream)) => return Answer::Stream(stream),
@@ -68,6 +83,9 @@ pub async fn answer(worker: &Rc<Worker>, request: Request, session: SessionId) -
         Err(problem) => problem_response(&worker.refusals, &problem, version),
     };
     origin::apply(&verdict, response.headers_mut());
+    if is_left.get() && version <= Version::HTTP_11 {
+        response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
+    }
     if is_head {
         // What a GET would have (RFC 9110 §9.3.2).
         if let Some(length) = response.body().size_hint().exact() {
@@ -91,9 +109,14 @@ pub fn problem_response(refusals: &Refusals, problem: &Problem, version: Version
 }
 
 /// What every request has to pass.
-fn guard(worker: &Worker, request: &Request, verdict: &Verdict<'_>) -> Result<(), Problem> {
+fn guard(
+    worker: &Worker,
+    request: &Request,
+    headers: &HeaderMap,
+    verdict: &Verdict<'_>,
+) -> Result<(), Problem> {
     let http = &worker.config.http;
-    let target = request.uri().path_and_query().map_or(0, |it| it.as_str().len());
+    let target = target_len(request.uri());
     if target > http.max_url {
         return Err(Problem::url_too_long(http.max_url));
     }
@@ -109,11 +132,49 @@ fn guard(worker: &Worker, request: &Request, verdict: &Verdict<'_>) -> Result<()
             Problem::too_large(detail).with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
         );
     }
-    origin::check_host(&worker.config, request.headers(), request.version())?;
+    origin::check_host(&worker.config, headers, request.version())?;
+    check_form(request.method(), request.uri())?;
+    check_codings(headers)?;
     match verdict {
         Verdict::Refused(problem) => Err(problem.clone()),
         _ => Ok(()),
     }
+}
+
+/// Bytes of a request's target as it was written, but for a fragment, which hyper cuts off.
+fn target_len(uri: &Uri) -> usize {
+    let scheme = uri.scheme().map_or(0, |it| it.as_str().len() + "://".len());
+    let authority = uri.authority().map_or(0, |it| it.as_str().len());
+    scheme + authority + uri.path_and_query().map_or(0, |it| it.as_str().len())
+}
+
+/// Checks that a target has a form that its method may have (RFC 9112 §3.2).
+fn check_form(method: &Method, uri: &Uri) -> Result<(), Problem> {
+    let is_authority = uri.authority().is_some() && uri.scheme().is_none();
+    if *method == Method::CONNECT {
+        return Err(Problem::method_not_allowed("CONNECT", "GET, HEAD, POST, DELETE, OPTIONS"));
+    }
+    if is_authority || (uri.path() == "*" && *method != Method::OPTIONS) {
+        return Err(Problem::invalid(
+            "the request's target is no path; channels are at /channels/",
+        ));
+    }
+    Ok(())
+}
+
+/// Checks that a body is in chunks and nothing else: what else was done to it (RFC 9112 §7), nobody
+/// here undoes, and its bytes would be published as they came.
+fn check_codings(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_plain = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    };
+    if is_plain {
+        return Ok(());
+    }
+    Err(Problem::invalid("Transfer-Encoding: only chunked is taken, once; send the body plain"))
 }
 
 /// Finds who answers.
@@ -149,6 +210,10 @@ async fn route(
         }
         (_, [Some("channels"), Some(names), None, _]) => {
             let channels = channels(names)?;
+            // A handshake that is none must not become a publication of nothing.
+            if matches!(method, Method::POST | Method::DELETE) && upgrades(request.headers()) {
+                return Err(Problem::invalid("a WebSocket is opened with GET"));
+            }
             match method {
                 Method::GET | Method::HEAD => {
                     subscribe(worker, &request, channels, &query, verdict, session).await
@@ -364,6 +429,25 @@ mod tests {
         check("%FF", Err("UTF-8"));
         let many: Vec<_> = (0..101).map(|it| it.to_string()).collect();
         check(&many.join(","), Err("more than 100"));
+    }
+
+    #[test]
+    fn only_chunks_are_taken() {
+        for (codings, is_taken) in [
+            (&[][..], true),
+            (&["chunked"], true),
+            (&["Chunked"], true),
+            (&["gzip, chunked"], false),
+            (&["gzip", "chunked"], false),
+            (&["chunked", "chunked"], false),
+            (&["chunked, chunked"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for coding in codings {
+                headers.append(TRANSFER_ENCODING, HeaderValue::from_static(coding));
+            }
+            assert_eq!(check_codings(&headers).is_ok(), is_taken, "{codings:?}");
+        }
     }
 
     #[test]

@@ -1,12 +1,16 @@
-//! Request bodies: read whole, within `http.max_body` and `http.body_timeout` (CONTRACT 2 and 14).
+//! Request bodies: read whole, within `http.max_body` and `http.body_timeout` (CONTRACT 2 and 14), and
+//! whether they were.
 
+use std::cell::Cell;
 use std::fmt::Display;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 
@@ -67,13 +71,58 @@ pub(super) fn cut(error: &dyn Display) -> Problem {
     Problem::invalid(format!("the body can't be read to its end: {error}"))
 }
 
+/// A body that notes when it is dropped before its end.
+///
+/// What is left of it would have to be read before another request can be. Hyper does so only with what
+/// has come already, and else closes the connection: who is not told that may send its next request
+/// there, and can't know what became of it.
+#[derive(Debug)]
+pub struct RequestBody<B: Body = hyper::body::Incoming> {
+    inner: B,
+    has_ended: bool,
+    is_left: Rc<Cell<bool>>,
+}
+
+impl<B: Body> RequestBody<B> {
+    /// Sets `is_left` when it is dropped before its end.
+    pub fn new(inner: B, is_left: Rc<Cell<bool>>) -> Self {
+        let has_ended = inner.is_end_stream();
+        Self { inner, has_ended, is_left }
+    }
+}
+
+impl<B: Body + Unpin> Body for RequestBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        self.has_ended = frame.is_none() || self.inner.is_end_stream();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B: Body> Drop for RequestBody<B> {
+    fn drop(&mut self) {
+        self.is_left.set(!self.has_ended);
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use std::collections::VecDeque;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use http_body::{Frame, SizeHint};
+    use std::task::Waker;
 
     use super::*;
     use crate::config::Config;
@@ -165,5 +214,29 @@ pub(super) mod tests {
     #[test]
     fn a_body_that_is_cut_is_not_taken() {
         check(Pieces::new(&["1"], Then::Fail), Err(400));
+    }
+
+    /// Takes so many frames of a body; whether something is left then.
+    #[track_caller]
+    fn check_left(body: Pieces, frames: usize, expect: bool) {
+        let is_left = Rc::new(Cell::new(false));
+        let mut body = RequestBody::new(body, Rc::clone(&is_left));
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..frames {
+            assert!(Pin::new(&mut body).poll_frame(&mut cx).is_ready());
+        }
+        drop(body);
+        assert_eq!(is_left.get(), expect);
+    }
+
+    #[test]
+    fn what_is_dropped_before_its_end_is_left() {
+        check_left(Pieces::new(&[], Then::End), 0, false);
+        check_left(Pieces::new(&["1", "2"], Then::End), 0, true);
+        check_left(Pieces::new(&["1", "2"], Then::End), 1, true);
+        check_left(Pieces::new(&["1", "2"], Then::End), 2, false);
+        check_left(Pieces::new(&["1"], Then::Stall), 1, true);
+        // What breaks has no end.
+        check_left(Pieces::new(&["1"], Then::Fail), 2, true);
     }
 }

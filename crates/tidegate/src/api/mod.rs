@@ -4,11 +4,11 @@
 //! response or a [`Problem`]; headers that all answers have are the router's business. Rights are
 //! those of whoever has no token, until there are tokens.
 
+pub mod body;
 pub mod channels;
 pub mod health;
 pub mod publish;
 
-mod body;
 mod entries;
 mod results;
 mod terms;

@@ -5,20 +5,19 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::Version;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
-use hyper::body::Incoming;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use tidegate_core::envelope::PublishCommand;
 use tidegate_core::envelope::command::Publisher;
 use tidegate_core::envelope::json::write_published;
 use tidegate_core::{ChannelName, SessionId};
 
+use super::body::{self, RequestBody};
 use super::entries::Entries;
 use super::results::{Outcome, Results, Sink, Told, place};
 use super::terms::{self, Terms};
-use super::{administer, answer, body};
+use super::{administer, answer};
 use crate::problem::Problem;
-use crate::router::{Query, Request, Response, problem_response};
+use crate::router::{Query, Request, Response};
 use crate::worker::Worker;
 
 /// `POST /channels/{channel}`: the body is the payload, and the answer comes once the broker has
@@ -34,7 +33,6 @@ pub async fn publish(
     query: &Query<'_>,
 ) -> Result<Response, Problem> {
     worker.may_publish(&channel)?;
-    let version = request.version();
     let (head, request_body) = request.into_parts();
     let terms = Terms::read(&head.headers, query, &nobody())?;
     if terms.ends {
@@ -54,10 +52,7 @@ pub async fn publish(
         let entries = Entries::lines(channel, terms.event, terms.ends, entries_max);
         return streamed(worker, request_body, entries, query);
     }
-    let bytes = match body::read(request_body, &worker.config.http).await {
-        Ok(bytes) => bytes,
-        Err(problem) => return Ok(closing(worker, &problem, version)),
-    };
+    let bytes = body::read(request_body, &worker.config.http).await?;
     let is_lone_end = bytes.is_empty() && terms.ends;
     if is_lone_end && terms.event.is_some() {
         return Err(Problem::invalid(
@@ -98,7 +93,7 @@ pub async fn publish_many(
 /// The answer that publishes as it is written.
 fn streamed(
     worker: &Rc<Worker>,
-    body: Incoming,
+    body: RequestBody,
     entries: Entries,
     query: &Query<'_>,
 ) -> Result<Response, Problem> {
@@ -160,13 +155,4 @@ fn may_end(worker: &Worker, channel: &ChannelName) -> Result<(), Problem> {
 /// Whose keys they are, where there are no tokens.
 fn nobody() -> Arc<str> {
     Arc::from("")
-}
-
-/// A problem whose request was not read to its end: the connection can't be used again.
-fn closing(worker: &Worker, problem: &Problem, version: Version) -> Response {
-    let mut response = problem_response(&worker.refusals, problem, version);
-    if version <= Version::HTTP_11 {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
 }

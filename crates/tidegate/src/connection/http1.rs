@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,7 +27,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::driver::client::{self, Stream};
-use crate::router::{self, Answer, Body, Request, Response};
+use crate::router::{self, Answer, Body, Response};
 use crate::worker::Worker;
 
 /// What the worker, the handler and the socket know of a connection that hyper has.
@@ -44,6 +45,9 @@ pub struct Connection {
     /// The stream that the handler made of its request.
     stream: RefCell<Option<Stream>>,
 }
+
+/// How a client of HTTP/2 begins (RFC 9113 §3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What hyper is doing, and since when.
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +160,14 @@ async fn serve(
             close(socket).await;
         }
         Outcome::TimedOut { .. } => {}
+        // Hyper leaves it to its caller, where it finds all of this at once.
+        Outcome::Ended if parts.read_buf.starts_with(HTTP2_PREFACE) => {
+            worker.metrics.requested(400);
+            let answer =
+                b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+            let _ = socket.try_write(answer);
+            close(socket).await;
+        }
         Outcome::Ended => close(socket).await,
     }
     None
@@ -179,7 +191,7 @@ async fn close(mut socket: TcpStream) {
 async fn handle(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
-    request: Request,
+    request: http::Request<Incoming>,
 ) -> Result<http::Response<Tracked>, std::convert::Infallible> {
     connection.phase.set(Phase::Busy);
     match router::answer(&worker, request, connection.session).await {

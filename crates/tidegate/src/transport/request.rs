@@ -129,9 +129,7 @@ impl SubscribeRequest {
 
 /// `Upgrade`, then `wire`, then `wait`, then the best of `Accept`.
 fn wire(headers: &HeaderMap, query: &Query<'_>) -> Result<Wire, Problem> {
-    let upgrades = headers.get_all(UPGRADE).iter().filter_map(|it| it.to_str().ok());
-    let mut upgrades = upgrades.flat_map(|it| it.split(','));
-    if upgrades.any(|it| it.trim().eq_ignore_ascii_case("websocket")) {
+    if upgrades(headers) {
         return Ok(Wire::Ws);
     }
     if let Some(name) = query.get("wire") {
@@ -149,6 +147,13 @@ fn wire(headers: &HeaderMap, query: &Query<'_>) -> Result<Wire, Problem> {
         return Ok(Wire::LongPoll);
     }
     accepted(headers)
+}
+
+/// Whether a WebSocket is asked for.
+#[must_use]
+pub fn upgrades(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(UPGRADE).iter().filter_map(|it| it.to_str().ok());
+    values.flat_map(|it| it.split(',')).any(|it| it.trim().eq_ignore_ascii_case("websocket"))
 }
 
 /// The best of `Accept` (RFC 9110 §12.5.1): by weight, then by how exactly it is named, and a poll
