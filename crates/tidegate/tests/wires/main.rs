@@ -13,6 +13,7 @@ mod api;
 mod command;
 mod drain;
 mod envelope;
+mod hostile;
 mod limits;
 mod poll;
 mod presence;
