@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::common::{Answer, Ndjson, Peer, Server, Sse, Ws};
 
 mod bodies;
+mod envelopes;
 mod frames;
 mod framing;
 mod handshakes;
@@ -58,6 +59,9 @@ enum Back {
     Open,
     /// An event stream, which is open.
     Stream,
+    /// An enveloped connection that is told an error, with the number of its command and the code, and
+    /// answers the next.
+    Refused(Option<u64>, &'static str),
     /// A WebSocket that is pinged, and then dropped without a word.
     Silence,
     /// No byte.
@@ -125,11 +129,17 @@ fn chunked(body: impl AsRef<[u8]>) -> Vec<u8> {
 #[test]
 fn after_each_hostile_request_it_still_serves() {
     let server = Server::dev();
-    let rows: Vec<_> =
-        [framing::rows(), targets::rows(), handshakes::rows(), frames::rows(), bodies::rows()]
-            .into_iter()
-            .flatten()
-            .collect();
+    let rows: Vec<_> = [
+        framing::rows(),
+        targets::rows(),
+        bodies::rows(),
+        handshakes::rows(),
+        frames::rows(),
+        envelopes::rows(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     assert!(rows.len() >= 80, "{} rows", rows.len());
     let ws = server.ws("/channels/good?subscribe=0");
     check_all(Good::new(&server, Some(ws)), &rows, &[Pace::Whole, Pace::ByByte]);
@@ -266,6 +276,11 @@ fn check(server: &Server, row: &Row, pace: Pace) {
             frames::check_open(&mut peer);
             false
         }
+        Back::Refused(id, code) => {
+            assert_eq!(peer.head().status, 101, "{name}");
+            frames::check_refused(&mut peer, *id, code);
+            true
+        }
         Back::Silence => {
             assert_eq!(peer.head().status, 101, "{name}");
             assert_eq!(frames::close_of(&mut peer), None, "{name}");
@@ -282,7 +297,7 @@ fn check(server: &Server, row: &Row, pace: Pace) {
     };
     match (row.then, &row.back) {
         (Closed, _) => check_closed(&mut peer, name),
-        (Kept, Back::Open | Back::Stream) => {}
+        (Kept, Back::Open | Back::Refused(..) | Back::Stream) => {}
         (InStep, _) => {
             let mut rest = String::new();
             // It may have gone already.

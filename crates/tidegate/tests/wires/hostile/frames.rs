@@ -445,3 +445,20 @@ pub(super) fn check_open(peer: &mut Peer) {
         }
     }
 }
+
+/// An error comes with this number and code, and the next command is answered.
+#[track_caller]
+pub(super) fn check_refused(peer: &mut Peer, id: Option<u64>, code: &str) {
+    let mut next_json = || {
+        let (first, payload) = next(peer).expect("a message");
+        assert_eq!(first, FIN | TEXT, "{payload:?}");
+        serde_json::from_slice::<serde_json::Value>(&payload).unwrap()
+    };
+    assert!(next_json()["welcome"].is_object());
+    let refused = next_json();
+    assert_eq!(refused["error"]["code"], code, "{refused}");
+    assert_eq!(refused.get("id").and_then(serde_json::Value::as_u64), id, "{refused}");
+    peer.send(frame(FIN | TEXT, br#"{"id":99,"ping":{}}"#));
+    let (_, payload) = next(peer).expect("a pong");
+    assert_eq!(String::from_utf8(payload).unwrap(), r#"{"id":99,"pong":{}}"#);
+}

@@ -15,23 +15,24 @@ const LINES: [&str; 5] = [
 
 /// A handshake without those of [`LINES`] whose names are among `lines`, and with `lines`; a name
 /// alone is left out.
-fn upgrade(method: &str, lines: &[&str]) -> String {
+pub(super) fn upgrade(method: &str, target: &str, lines: &[&str]) -> String {
     let name = |line: &&str| line.split(':').next().unwrap().to_owned();
     let names: Vec<_> = lines.iter().map(name).collect();
     let kept = LINES.iter().filter(|it| !names.contains(&name(it)));
     let lines = kept.chain(lines.iter().filter(|it| it.contains(':')));
     let lines: String = lines.map(|it| format!("{it}\r\n")).collect();
-    format!("{method} {TARGET} HTTP/1.1\r\n{lines}\r\n")
+    format!("{method} {target} HTTP/1.1\r\n{lines}\r\n")
 }
 
 /// A handshake that is answered with 101.
 pub(super) fn good(lines: &[&str]) -> String {
-    upgrade("GET", lines)
+    upgrade("GET", TARGET, lines)
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    let of =
-        |name, lines: &[&str], back| row(name, "CONTRACT 8", upgrade("GET", lines), back, Kept);
+    let of = |name, lines: &[&str], back| {
+        row(name, "CONTRACT 8", upgrade("GET", TARGET, lines), back, Kept)
+    };
     let key = "Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEA==";
     let many: Vec<_> = (0..1000).map(|it| format!("p{it}")).collect();
     let many = format!("Sec-WebSocket-Protocol: {}", many.join(", "));
@@ -73,29 +74,29 @@ pub(super) fn rows() -> Vec<Row> {
         row(
             "a POST that upgrades",
             "CONTRACT 8",
-            upgrade("POST", &["Content-Length: 0"]),
+            upgrade("POST", TARGET, &["Content-Length: 0"]),
             BAD,
             Kept,
         ),
-        row("a DELETE that upgrades", "CONTRACT 8", upgrade("DELETE", &[]), BAD, Kept),
+        row("a DELETE that upgrades", "CONTRACT 8", upgrade("DELETE", TARGET, &[]), BAD, Kept),
         row(
             "a PATCH that upgrades",
             "CONTRACT 7",
-            upgrade("PATCH", &[]),
+            upgrade("PATCH", TARGET, &[]),
             Back::Problem(405, "invalid_argument"),
             Kept,
         ),
         row(
             "an upgrade with a body",
             "CONTRACT 8",
-            upgrade("GET", &[&format!("Content-Length: {}", SMUGGLED.len())]) + SMUGGLED,
+            upgrade("GET", TARGET, &[&format!("Content-Length: {}", SMUGGLED.len())]) + SMUGGLED,
             BAD,
             Closed,
         ),
         row(
             "an upgrade with a chunked body",
             "CONTRACT 8",
-            upgrade("GET", &["Transfer-Encoding: chunked"]) + "1\r\na\r\n0\r\n\r\n",
+            upgrade("GET", TARGET, &["Transfer-Encoding: chunked"]) + "1\r\na\r\n0\r\n\r\n",
             BAD,
             Closed,
         ),
