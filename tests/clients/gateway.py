@@ -23,12 +23,13 @@ PATIENCE = 20
 class Gateway:
     """Starts at once. `address` is HOST:PORT and stays the same over restarts."""
 
-    def __init__(self):
+    def __init__(self, config=CONFIG, args=("--dev",)):
         self.address = "127.0.0.1:0"
+        self.config, self.args = config, args
         self.start()
 
     def start(self):
-        args = [PROGRAM, "serve", "--dev", "--listen", self.address, "--config", str(CONFIG)]
+        args = [PROGRAM, "serve", *self.args, "--listen", self.address, "--config", str(self.config)]
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         said = threading.Event()
@@ -77,6 +78,12 @@ class Gateway:
             request.add_header(name.replace("_", "-"), value)
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.load(answer)
+
+    def metric(self, name):
+        """A count of `/metrics`, with its labels; only with `--dev`."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=PATIENCE) as answer:
+            lines = [line.rpartition(" ") for line in answer.read().decode().splitlines()]
+        return next((int(value) for found, _, value in lines if found == name), 0)
 
     def publish_numbers(self, channel, numbers):
         """Publishes each number as a text, and returns their cursors."""
