@@ -10,84 +10,32 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tidegate_core::Code;
 
 use crate::url::UrlError;
 
-/// What kind of problem it is: the word of CONTRACT 7.
+/// What kind of problem it is: the word of CONTRACT 7, or one from a later version.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Code {
-    /// The client's deadline passed.
-    DeadlineExceeded,
-    /// Publish to an ended channel.
-    Ended,
-    /// The gateway's bug.
-    Internal,
-    /// Can't be parsed, or not like this.
-    InvalidArgument,
-    /// No such route or channel kind.
-    NotFound,
-    /// The token does not allow it; a foreign `Origin`.
-    PermissionDenied,
-    /// Over a rate limit.
-    RateLimited,
-    /// The subscription's outbox was full and the channel's policy is `disconnect`.
-    SlowConsumer,
-    /// Over a size limit.
-    TooLarge,
-    /// No, bad or expired token.
-    Unauthenticated,
-    /// Draining, or the broker is away.
-    Unavailable,
-    /// Wrong `Sec-WebSocket-Version`, or no upgrade at all.
-    UpgradeRequired,
-    /// A proxied upstream failed or timed out.
-    Upstream,
-    /// A word from a later version.
+pub enum Word {
+    /// One of this version.
+    Known(Code),
+    /// Another.
     Unknown(Box<str>),
 }
 
-impl Code {
-    /// Every code of this version, for tables.
-    pub const ALL: [Self; 13] = [
-        Self::DeadlineExceeded,
-        Self::Ended,
-        Self::Internal,
-        Self::InvalidArgument,
-        Self::NotFound,
-        Self::PermissionDenied,
-        Self::RateLimited,
-        Self::SlowConsumer,
-        Self::TooLarge,
-        Self::Unauthenticated,
-        Self::Unavailable,
-        Self::UpgradeRequired,
-        Self::Upstream,
-    ];
-
+impl Word {
     /// Reads the contract's word.
     #[must_use]
     pub fn parse(word: &str) -> Self {
-        let known = Self::ALL.into_iter().find(|it| it.as_str() == word);
-        known.unwrap_or_else(|| Self::Unknown(word.chars().take(WORD_CHARS_MAX).collect()))
+        let unknown = || Self::Unknown(word.chars().take(WORD_CHARS_MAX).collect());
+        Code::parse(word).map_or_else(unknown, Self::Known)
     }
 
     /// The contract's word.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
-            Self::DeadlineExceeded => "deadline_exceeded",
-            Self::Ended => "ended",
-            Self::Internal => "internal",
-            Self::InvalidArgument => "invalid_argument",
-            Self::NotFound => "not_found",
-            Self::PermissionDenied => "permission_denied",
-            Self::RateLimited => "rate_limited",
-            Self::SlowConsumer => "slow_consumer",
-            Self::TooLarge => "too_large",
-            Self::Unauthenticated => "unauthenticated",
-            Self::Unavailable => "unavailable",
-            Self::UpgradeRequired => "upgrade_required",
-            Self::Upstream => "upstream",
+            Self::Known(code) => code.as_str(),
             Self::Unknown(word) => word,
         }
     }
@@ -96,20 +44,8 @@ impl Code {
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::DeadlineExceeded
-            | Self::Internal
-            | Self::RateLimited
-            | Self::SlowConsumer
-            | Self::Unavailable
-            | Self::Upstream => true,
-            Self::Ended
-            | Self::InvalidArgument
-            | Self::NotFound
-            | Self::PermissionDenied
-            | Self::TooLarge
-            | Self::Unauthenticated
-            | Self::UpgradeRequired
-            | Self::Unknown(_) => false,
+            Self::Known(code) => is_temporary(*code),
+            Self::Unknown(_) => false,
         }
     }
 
@@ -117,41 +53,79 @@ impl Code {
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Internal | Self::Unavailable | Self::Upstream | Self::Unknown(_) => Fault::Server,
-            Self::DeadlineExceeded
-            | Self::Ended
-            | Self::InvalidArgument
-            | Self::NotFound
-            | Self::PermissionDenied
-            | Self::RateLimited
-            | Self::SlowConsumer
-            | Self::TooLarge
-            | Self::Unauthenticated
-            | Self::UpgradeRequired => Fault::Caller,
+            Self::Known(code) => fault(*code),
+            Self::Unknown(_) => Fault::Server,
         }
     }
+}
 
-    /// The code that a WebSocket's close stands for (CONTRACT 7); `None` where it stands for none.
-    #[must_use]
-    pub fn of_close(code: u16) -> Option<Self> {
-        Some(match code {
-            1002 | 1003 | 1007 => Self::InvalidArgument,
-            1008 => Self::RateLimited,
-            1009 => Self::TooLarge,
-            1011 => Self::Internal,
-            1012 | 1013 => Self::Unavailable,
-            1014 => Self::Upstream,
-            3000 => Self::Unauthenticated,
-            3003 => Self::PermissionDenied,
-            _ => return None,
-        })
+impl From<Code> for Word {
+    fn from(code: Code) -> Self {
+        Self::Known(code)
     }
+}
+
+impl PartialEq<Code> for Word {
+    fn eq(&self, code: &Code) -> bool {
+        *self == Self::Known(*code)
+    }
+}
+
+/// What a client may try again as it is. A gateway's own list, of what an EventSource must not be
+/// refused with, is shorter.
+fn is_temporary(code: Code) -> bool {
+    match code {
+        Code::DeadlineExceeded
+        | Code::Internal
+        | Code::RateLimited
+        | Code::SlowConsumer
+        | Code::Unavailable
+        | Code::Upstream => true,
+        Code::Ended
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::PermissionDenied
+        | Code::TooLarge
+        | Code::Unauthenticated
+        | Code::UpgradeRequired => false,
+    }
+}
+
+fn fault(code: Code) -> Fault {
+    match code {
+        Code::Internal | Code::Unavailable | Code::Upstream => Fault::Server,
+        Code::DeadlineExceeded
+        | Code::Ended
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::PermissionDenied
+        | Code::RateLimited
+        | Code::SlowConsumer
+        | Code::TooLarge
+        | Code::Unauthenticated
+        | Code::UpgradeRequired => Fault::Caller,
+    }
+}
+
+/// The code that a WebSocket's close stands for (CONTRACT 7); `None` where it stands for none.
+fn of_close(code: u16) -> Option<Code> {
+    Some(match code {
+        1002 | 1003 | 1007 => Code::InvalidArgument,
+        1008 => Code::RateLimited,
+        1009 => Code::TooLarge,
+        1011 => Code::Internal,
+        1012 | 1013 => Code::Unavailable,
+        1014 => Code::Upstream,
+        3000 => Code::Unauthenticated,
+        3003 => Code::PermissionDenied,
+        _ => return None,
+    })
 }
 
 /// What of an unknown word is worth keeping.
 const WORD_CHARS_MAX: usize = 64;
 
-impl fmt::Display for Code {
+impl fmt::Display for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -172,7 +146,7 @@ pub enum Fault {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
     /// What kind.
-    pub code: Code,
+    pub code: Word,
     /// The status, where it came as an answer of HTTP.
     pub status: Option<u16>,
     /// What, where and what to do, in the gateway's words.
@@ -187,9 +161,15 @@ pub struct Problem {
 impl Problem {
     /// A problem of which only the code is known.
     #[must_use]
-    pub fn of(code: Code) -> Self {
+    pub fn of(code: impl Into<Word>) -> Self {
         let detail = String::new();
-        Self { code, status: None, detail, retry_after: None, is_outcome_unknown: false }
+        Self {
+            code: code.into(),
+            status: None,
+            detail,
+            retry_after: None,
+            is_outcome_unknown: false,
+        }
     }
 
     /// Reads a problem in JSON: an answer's `application/problem+json`, a stream's or an envelope's
@@ -233,7 +213,7 @@ impl From<RawProblem> for Problem {
         let mut detail = raw.detail.or(raw.message).unwrap_or_default();
         detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
         Self {
-            code: Code::parse(&raw.code),
+            code: Word::parse(&raw.code),
             status: raw.status,
             detail,
             retry_after: raw.retry_after.and_then(seconds),
@@ -339,9 +319,7 @@ impl Failure {
         match self {
             Self::Problem(problem) => problem.code.is_temporary(),
             Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
-            Self::Closed { code, .. } => {
-                code.and_then(Code::of_close).is_none_or(|it| it.is_temporary())
-            }
+            Self::Closed { code, .. } => code.and_then(of_close).is_none_or(is_temporary),
             Self::Cut(_)
             | Self::Protocol(_)
             | Self::Silent(_)
@@ -359,9 +337,7 @@ impl Failure {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Problem(problem) => problem.code.fault(),
-            Self::Closed { code, .. } => {
-                code.and_then(Code::of_close).map_or(Fault::Server, |it| it.fault())
-            }
+            Self::Closed { code, .. } => code.and_then(of_close).map_or(Fault::Server, fault),
             Self::Redirect { .. } | Self::Request(_) => Fault::Caller,
             Self::Protocol(_) | Self::TooLarge { .. } => Fault::Server,
             Self::Cut(_)
@@ -466,7 +442,7 @@ mod tests {
                 "code":"unavailable","retry_after":1.5,"outcome":"unknown"}"#,
         );
         let expect = Problem {
-            code: Code::Unavailable,
+            code: Code::Unavailable.into(),
             status: Some(503),
             detail: "away".into(),
             retry_after: Some(Duration::from_millis(1500)),
@@ -474,7 +450,8 @@ mod tests {
         };
         assert_eq!(problem, Some(expect));
         let problem = Problem::parse(br#"{"code":"rate_limited","message":"slower"}"#).unwrap();
-        assert_eq!((problem.code, problem.detail.as_str()), (Code::RateLimited, "slower"));
+        assert_eq!(problem.code, Code::RateLimited);
+        assert_eq!(problem.detail, "slower");
         assert_eq!(Problem::parse(b"<html>"), None);
         assert_eq!(Problem::parse(b"{\"detail\":\"x\"}"), None);
         for (text, expect) in
@@ -488,9 +465,9 @@ mod tests {
     #[test]
     fn codes_are_the_contracts() {
         for code in Code::ALL {
-            assert_eq!(Code::parse(code.as_str()), code);
+            assert_eq!(Word::parse(code.as_str()), code);
         }
-        assert_eq!(Code::parse("brand_new"), Code::Unknown("brand_new".into()));
+        assert_eq!(Word::parse("brand_new"), Word::Unknown("brand_new".into()));
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub mod websocket;
 
 pub use client::{Client, ClientBuilder};
 pub use connection::{Connection, Pushes};
-pub use error::{Code, Error, Failure, Fault, Problem};
+pub use error::{Error, Failure, Fault, Problem, Word};
 pub use event::{
     Choice, Cursor, CursorError, End, Event, Gap, Open, Publication, Retry, Since, Wire, WireError,
 };
@@ -72,5 +72,5 @@ pub use payload::Payload;
 pub use publish::Publish;
 pub use publisher::{Outcomes, Publisher, Tally};
 pub use subscription::{Subscribe, Subscription};
-pub use tidegate_core::{ChannelName, GapReason};
+pub use tidegate_core::{ChannelName, Code, GapReason};
 pub use url::{ChannelUrl, Url, UrlError};

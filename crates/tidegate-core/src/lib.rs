@@ -3,6 +3,7 @@
 //! be simulated from a seed.
 
 pub mod channel;
+pub mod code;
 pub mod cursor;
 pub mod entry;
 pub mod envelope;
@@ -18,6 +19,7 @@ pub mod subscription;
 pub mod time;
 
 pub use channel::{ChannelName, ChannelNameError};
+pub use code::Code;
 pub use cursor::{Begin, Cursor, CursorError, Epoch, Position};
 pub use entry::{Body, Draft, Entry, EventName, Key, Publication, SessionId, Timestamp};
 pub use outbox::{OutboxBounds, Policy};

@@ -13,7 +13,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::{Code, Failure};
+use tidegate_core::Code;
+
+use crate::error::{Failure, Word};
 use crate::event::{Choice, Wire};
 
 /// Best first.
@@ -118,7 +120,10 @@ impl Doubt {
             // not that, the next wire is told the same.
             Failure::Problem(problem)
                 if wire.is_websocket()
-                    && matches!(problem.code, Code::InvalidArgument | Code::UpgradeRequired) =>
+                    && matches!(
+                        problem.code,
+                        Word::Known(Code::InvalidArgument | Code::UpgradeRequired)
+                    ) =>
             {
                 Self::Broken
             }

@@ -27,7 +27,7 @@ use super::backoff::{Backoff, BackoffConfig};
 use super::form::{self, Names};
 use super::ladder::{Doubt, Ladder};
 use super::{Head, Limits, REFUSAL_BYTES_MAX, Timing, refusal};
-use crate::error::{Code, Error, Failure, Problem};
+use crate::error::{Error, Failure, Problem, Word};
 use crate::event::{Choice, Cursor, End, Event, Gap, Open, Retry, Since, Wire};
 
 /// What a subscription is to be.
@@ -600,8 +600,8 @@ const WORKED: Duration = Duration::from_secs(5);
 /// What a close says: where a refusal comes as one, its reason is `code` or `code SECONDS`.
 pub(super) fn closed(code: Option<u16>, reason: &str) -> Failure {
     let mut words = reason.split(' ');
-    let word = Code::parse(words.next().unwrap_or_default());
-    if matches!(word, Code::Unknown(_)) {
+    let word = Word::parse(words.next().unwrap_or_default());
+    if matches!(word, Word::Unknown(_)) {
         return Failure::Closed { code, reason: reason.to_owned() };
     }
     let retry_after = words.next().and_then(|it| it.parse().ok()).map(Duration::from_secs);

@@ -172,7 +172,8 @@ async fn what_the_gateway_refuses_is_told_in_its_words() {
     assert!(!ended.is_duplicate);
     let error = client.publish("bad", Payload::json("{")).send().await.unwrap_err();
     let problem = error.problem().unwrap();
-    assert_eq!((problem.code.clone(), problem.status), (Code::InvalidArgument, Some(400)));
+    assert_eq!(problem.code, Code::InvalidArgument);
+    assert_eq!(problem.status, Some(400));
     assert!(problem.detail.contains("not JSON"), "{problem}");
     // A cursor of another channel: on every wire the same, and at once.
     for choice in Wire::ALL.map(Choice::from).into_iter().chain([Choice::Auto]) {

@@ -6,7 +6,7 @@ use tidegate_core::ChannelName;
 
 use super::raw::{RawGone, RawMove, RawServer, RawWelcome};
 use super::{Due, Link, State, What};
-use crate::error::{Error, Failure, Problem};
+use crate::error::{Error, Failure, Problem, Word};
 use crate::event::{Cursor, Event};
 use crate::machine::backoff::Backoff;
 use crate::machine::form::{self, Names};
@@ -154,7 +154,7 @@ impl Link {
 
     fn take_unsubscribed(&mut self, gone: &RawGone, now: Instant) -> Result<(), Failure> {
         let channel = Names(&[]).find(&gone.channel)?;
-        let code = crate::error::Code::parse(gone.reason.as_deref().unwrap_or_default());
+        let code = Word::parse(gone.reason.as_deref().unwrap_or_default());
         let Some(sub) = self.subs.get_mut(&channel) else { return Ok(()) };
         sub.is_live = false;
         if code.is_temporary() {
