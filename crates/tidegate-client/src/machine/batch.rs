@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Deserialize;
+use tidegate_core::envelope::member::Text;
 use tidegate_wire::ndjson::LineSplitter;
 
 use super::backoff::{Backoff, BackoffConfig};
-use super::form::{Names, Text, cursor, parse};
+use super::form::{Names, cursor, parse};
 use super::link::entry;
 use super::{Head, REFUSAL_BYTES_MAX, Timing, refusal};
 use crate::error::{Error, Failure, Problem};

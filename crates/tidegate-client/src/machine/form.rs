@@ -3,13 +3,12 @@
 //! What a later version adds is passed over; what this one needs and does not find is an error, the
 //! peer's fault.
 
-use std::borrow::Cow;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::value::RawValue;
+use tidegate_core::envelope::member::{Text, present};
 use tidegate_core::{ChannelName, GapReason};
 
 use crate::error::{Failure, Problem, RawProblem};
@@ -184,7 +183,6 @@ pub(super) struct RawForm<'a> {
     user: Option<Text<'a>>,
     #[serde(borrow, default, rename = "type")]
     content_type: Option<Text<'a>>,
-    // `null` is a payload, so it must not become `None`.
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -231,14 +229,6 @@ struct RawPage<'a> {
     gaps: Vec<RawGap<'a>>,
     #[serde(borrow)]
     ended: Vec<Text<'a>>,
-}
-
-/// A string that is borrowed where it has no escapes (in an `Option`, a bare `Cow` never is).
-#[derive(Deserialize)]
-pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
-
-fn present<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
 }
 
 #[cfg(test)]

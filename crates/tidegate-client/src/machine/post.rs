@@ -11,9 +11,10 @@ use std::time::Instant;
 
 use serde::Deserialize;
 use tidegate_core::ChannelName;
+use tidegate_core::envelope::member::Text;
 
 use super::backoff::{Backoff, BackoffConfig};
-use super::form::{Names, Text, cursor, parse};
+use super::form::{Names, cursor, parse};
 use super::{Head, refusal};
 use crate::error::{Error, Failure};
 use crate::message::Published;

@@ -10,11 +10,11 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::command::{CommandError, PublishCommand};
+use super::member::Text;
 use crate::channel::{ChannelName, ChannelNameError};
 use crate::cursor::{Begin, Cursor, CursorError, parse_joined};
 use crate::json;
@@ -103,8 +103,8 @@ impl ClientFrame {
         if let Some(fault) = fault {
             return Err(FrameError::refused(id, fault));
         }
-        let mut given = COMMANDS.iter().copied().zip(commands);
-        let mut given = given.by_ref().filter_map(|(name, it)| Some((name, it?)));
+        let given = COMMANDS.iter().copied().zip(commands);
+        let mut given = given.filter_map(|(name, it)| Some((name, it?)));
         let (name, value) = match (given.next(), given.next()) {
             (Some(one), None) => one,
             (Some((first, _)), Some((second, _))) => {
@@ -207,10 +207,6 @@ fn cursor(name: &'static str, text: &str, channel: &ChannelName) -> Result<Curso
     // One channel's slot is filled, or it was an error.
     found.into_iter().flatten().next().ok_or(Fault::Missing(name))
 }
-
-/// A string that is borrowed where it has no escapes (a bare `Cow` never is).
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 fn text<'a>(name: &'static str, value: &'a RawValue) -> Result<Cow<'a, str>, Fault> {
     let text: Text<'_> = serde_json::from_str(value.get()).map_err(|_| Fault::Text(name))?;

@@ -3,15 +3,15 @@
 //! `{"channel","event"?,"data"|"text"|"base64","type"?,"key"?,"end"?}`. A member that is not one of
 //! these is an error that names it; `null` is as good as absent, except in `data`.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::member::{Text, present};
 use crate::channel::{ChannelName, ChannelNameError};
 use crate::entry::{
     Draft, EventName, EventNameError, Key, KeyError, Publication, SessionId, Timestamp,
@@ -109,7 +109,6 @@ struct Raw<'a> {
     channel: Text<'a>,
     #[serde(borrow, default)]
     event: Option<Text<'a>>,
-    // `null` is a payload, so it must not become `None`.
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -122,14 +121,6 @@ struct Raw<'a> {
     key: Option<Text<'a>>,
     #[serde(default)]
     end: Option<bool>,
-}
-
-/// A string that is borrowed where it has no escapes (in an `Option`, a bare `Cow` never is).
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-fn present<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
 }
 
 /// Whether it may stand in a `Content-Type` header.

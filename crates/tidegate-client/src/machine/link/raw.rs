@@ -1,9 +1,10 @@
 //! What a gateway says on an enveloped connection, as it is written (CONTRACT 5).
 
 use serde::Deserialize;
+use tidegate_core::envelope::member::Text;
 
 use crate::error::{Failure, RawProblem};
-use crate::machine::form::{self, Names, RawEnd, RawForm, RawGap, Text};
+use crate::machine::form::{self, Names, RawEnd, RawForm, RawGap};
 use crate::machine::post::RawPublished;
 use crate::message::{History, Member, Presence};
 
