@@ -56,12 +56,6 @@ impl Message {
     /// The command, with a key where none was given.
     pub(crate) fn command(self) -> Result<Command, Error> {
         let is_own_key = self.key.is_none();
-        let word = |what: &str, text: &str| {
-            let is_legal =
-                (1..=128).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_graphic());
-            let wrong = || format!("{what} {text:?} is not 1 to 128 visible ASCII characters");
-            if is_legal { Ok(()) } else { Err(Error::Usage(wrong())) }
-        };
         self.event.as_deref().map_or(Ok(()), |event| word("the event", event))?;
         self.key.as_deref().map_or(Ok(()), |key| word("the key", key))?;
         if let Some(Payload::Json(json)) = &self.payload {
@@ -258,6 +252,13 @@ impl Push {
             }
         }
     }
+}
+
+/// The name of an event, or a key: checked as far as every gateway would.
+pub(crate) fn word(what: &str, text: &str) -> Result<(), Error> {
+    let is_legal = (1..=128).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_graphic());
+    let wrong = || format!("{what} {text:?} is not 1 to 128 visible ASCII characters");
+    if is_legal { Ok(()) } else { Err(Error::Usage(wrong())) }
 }
 
 /// A channel's name, checked.

@@ -12,7 +12,7 @@ use tokio::time::{sleep_until, timeout};
 use crate::error::{Error, Failure};
 use crate::machine::Head;
 use crate::machine::post::{Post, PostConfig, Step};
-use crate::message::Published;
+use crate::message::{Published, word};
 use crate::net::http::{Asked, exchange};
 use crate::net::{Gateway, Shared, key, seed};
 use crate::payload::Payload;
@@ -123,14 +123,9 @@ impl Publish {
     }
 
     fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
-        let wrong = |what: &str, text: &str| {
-            Error::Usage(format!("{what} {text:?} is not 1 to 128 visible ASCII characters"))
-        };
         let word = |what: &str, text: &str| {
-            let is_legal =
-                (1..=128).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_graphic());
-            let value = HeaderValue::from_str(text).ok().filter(|_| is_legal);
-            value.ok_or_else(|| wrong(what, text))
+            word(what, text)?;
+            HeaderValue::from_str(text).map_err(|error| Error::Usage(error.to_string()))
         };
         let made = self.key.is_none().then(key);
         let own = self.key.as_deref().or(made.as_deref()).unwrap_or_default();

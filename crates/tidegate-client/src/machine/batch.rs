@@ -20,7 +20,7 @@ use tidegate_wire::ndjson::LineSplitter;
 use super::backoff::{Backoff, BackoffConfig};
 use super::form::{Names, cursor, parse};
 use super::link::entry;
-use super::{Head, REFUSAL_BYTES_MAX, Timing, refusal};
+use super::{Head, Refusal, Timing};
 use crate::error::{Error, Failure, Problem};
 use crate::message::{Command, Published};
 
@@ -123,7 +123,7 @@ enum State {
 enum Answer {
     Due,
     Results,
-    Refusal(Head, Vec<u8>),
+    Refusal(Refusal),
 }
 
 impl Batch {
@@ -186,7 +186,7 @@ impl Batch {
         };
         let is_results =
             head.status == 200 && head.content_type.as_deref() == Some("application/x-ndjson");
-        *answer = if is_results { Answer::Results } else { Answer::Refusal(head, Vec::new()) };
+        *answer = if is_results { Answer::Results } else { Answer::Refusal(Refusal::new(head)) };
         self.heard(now);
     }
 
@@ -198,10 +198,8 @@ impl Batch {
         };
         match answer {
             Answer::Due => {}
-            Answer::Refusal(_, body) => {
-                let room = REFUSAL_BYTES_MAX - body.len();
-                body.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
-                if body.len() == REFUSAL_BYTES_MAX {
+            Answer::Refusal(refusal) => {
+                if refusal.push(data) {
                     self.refuse(now);
                 }
             }
@@ -220,7 +218,7 @@ impl Batch {
             State::Open { answer, .. } | State::Ending { answer, .. } => answer,
             State::Idle | State::Waiting { .. } | State::Over => return,
         };
-        if matches!(answer, Answer::Refusal(..)) {
+        if matches!(answer, Answer::Refusal(_)) {
             return self.refuse(now);
         }
         let is_ending = matches!(self.state, State::Ending { .. });
@@ -243,8 +241,8 @@ impl Batch {
     /// The request could not be made, or broke.
     pub fn handle_failure(&mut self, failure: Failure, now: Instant) {
         match &self.state {
-            State::Open { answer: Answer::Refusal(..), .. }
-            | State::Ending { answer: Answer::Refusal(..), .. } => self.refuse(now),
+            State::Open { answer: Answer::Refusal(_), .. }
+            | State::Ending { answer: Answer::Refusal(_), .. } => self.refuse(now),
             State::Open { .. } | State::Ending { .. } => self.fail(failure, now),
             State::Idle | State::Waiting { .. } | State::Over => {}
         }
@@ -433,8 +431,8 @@ impl Batch {
         let (State::Open { answer, .. } | State::Ending { answer, .. }) = &self.state else {
             return;
         };
-        let Answer::Refusal(head, body) = answer else { return };
-        let failure = refusal(head, body);
+        let Answer::Refusal(refusal) = answer else { return };
+        let failure = refusal.failure();
         self.fail(failure, now);
     }
 

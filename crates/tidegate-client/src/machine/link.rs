@@ -25,7 +25,7 @@ use self::text::{subscribe, write};
 use super::backoff::{Backoff, BackoffConfig};
 use super::form;
 use super::session::closed;
-use super::{Head, REFUSAL_BYTES_MAX, Timing, refusal};
+use super::{Head, Refusal, Timing, WORKED};
 use crate::error::{Error, Failure};
 use crate::event::{Cursor, Event, Retry, Since, Wire};
 use crate::message::{Command, Push, Reply};
@@ -85,7 +85,7 @@ pub struct Link {
 enum State {
     Waiting { until: Instant },
     Opening { deadline: Instant },
-    Refused { head: Head, body: Vec<u8>, deadline: Instant },
+    Refused { refusal: Refusal, deadline: Instant },
     Open { began: Instant, heard_at: Instant, pinged_at: Option<Instant>, has_worked: bool },
     Over,
 }
@@ -191,7 +191,7 @@ impl Link {
         }
         if head.status != 101 {
             let deadline = now + self.config.timing.open_timeout;
-            self.state = State::Refused { head, body: Vec::new(), deadline };
+            self.state = State::Refused { refusal: Refusal::new(head), deadline };
             return;
         }
         if protocol != Some(PROTOCOL) {
@@ -210,14 +210,9 @@ impl Link {
 
     /// A piece of a refusal's body has come; `None`: it has ended.
     pub fn handle_data(&mut self, data: Option<&[u8]>, now: Instant) {
-        let State::Refused { body, .. } = &mut self.state else { return };
-        let room = REFUSAL_BYTES_MAX - body.len();
-        let data = data.filter(|_| room > 0);
-        match data {
-            Some(data) => {
-                body.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
-            }
-            None => self.refuse(now),
+        let State::Refused { refusal, .. } = &mut self.state else { return };
+        if data.is_none_or(|it| refusal.push(it)) {
+            self.refuse(now);
         }
     }
 
@@ -340,8 +335,8 @@ impl Link {
     // ---- Connections -------------------------------------------------------------------------
 
     fn refuse(&mut self, now: Instant) {
-        let State::Refused { head, body, .. } = &self.state else { return };
-        let failure = refusal(head, body);
+        let State::Refused { refusal, .. } = &self.state else { return };
+        let failure = refusal.failure();
         self.fail(failure, now);
     }
 
@@ -499,9 +494,6 @@ impl Link {
 
 /// The subprotocol.
 pub const PROTOCOL: &str = "tidegate.v1.json";
-
-/// A connection that lived so long has worked, even if nothing came on it.
-const WORKED: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

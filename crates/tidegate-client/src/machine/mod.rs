@@ -99,8 +99,36 @@ impl Default for Timing {
     }
 }
 
+/// A connection that lived so long has worked, even if nothing came on it.
+const WORKED: Duration = Duration::from_secs(5);
+
 /// Bytes of a refusal's body that are read for what it says.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
+
+/// An answer that is not what was asked for, whose body says why as it comes.
+#[derive(Debug)]
+struct Refusal {
+    head: Head,
+    body: Vec<u8>,
+}
+
+impl Refusal {
+    fn new(head: Head) -> Self {
+        Self { head, body: Vec::new() }
+    }
+
+    /// Takes a piece of the body, as far as it is read; whether that is all of it.
+    fn push(&mut self, data: &[u8]) -> bool {
+        let room = REFUSAL_BYTES_MAX - self.body.len();
+        self.body.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
+        self.body.len() == REFUSAL_BYTES_MAX
+    }
+
+    /// What it says.
+    fn failure(&self) -> crate::error::Failure {
+        refusal(&self.head, &self.body)
+    }
+}
 
 /// What a refusal says: a gateway's own words, or a status of something on the way.
 pub(crate) fn refusal(head: &Head, body: &[u8]) -> crate::error::Failure {

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_core::ChannelName;
 use tidegate_core::channel::CHANNELS_MAX;
+use tidegate_core::envelope::client::LIMIT_MAX;
 use tidegate_wire::ndjson::LineSplitter;
 use tidegate_wire::sse;
 use tidegate_wire::websocket::Kind;
@@ -26,7 +27,7 @@ use tidegate_wire::websocket::Kind;
 use super::backoff::{Backoff, BackoffConfig};
 use super::form::{self, Names};
 use super::ladder::{Doubt, Ladder};
-use super::{Head, Limits, REFUSAL_BYTES_MAX, Timing, refusal};
+use super::{Head, Limits, Refusal, Timing, WORKED};
 use crate::error::{Error, Failure, Problem, Word};
 use crate::event::{Choice, Cursor, End, Event, Gap, Open, Retry, Since, Wire};
 
@@ -119,7 +120,7 @@ pub struct Session {
 enum State {
     Waiting { until: Instant },
     Opening { wire: Wire, began: Instant, deadline: Instant },
-    Refused { wire: Wire, head: Head, body: Vec<u8>, deadline: Instant },
+    Refused { wire: Wire, refusal: Refusal, deadline: Instant },
     Open(Box<Stream>),
     Over,
 }
@@ -193,7 +194,7 @@ impl Session {
             has_opened: false,
             attempts: 0,
             sse_retry: None,
-            page_messages: config.limits.page_messages_max.clamp(1, 1000),
+            page_messages: config.limits.page_messages_max.clamp(1, LIMIT_MAX),
             is_open_told: false,
             bare_had: 0,
             actions: VecDeque::new(),
@@ -220,17 +221,15 @@ impl Session {
             self.end_all(&head);
         } else {
             let deadline = now + self.config.timing.open_timeout;
-            self.state = State::Refused { wire, head, body: Vec::new(), deadline };
+            self.state = State::Refused { wire, refusal: Refusal::new(head), deadline };
         }
     }
 
     /// A piece of the answer's body has come.
     pub fn handle_data(&mut self, data: &[u8], now: Instant) {
         match &mut self.state {
-            State::Refused { body, .. } => {
-                let room = REFUSAL_BYTES_MAX - body.len();
-                body.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
-                if body.len() == REFUSAL_BYTES_MAX {
+            State::Refused { refusal, .. } => {
+                if refusal.push(data) {
                     self.refuse(now);
                 }
             }
@@ -496,8 +495,8 @@ impl Session {
 
     /// The refusal is whole, or as whole as it gets.
     fn refuse(&mut self, now: Instant) {
-        let State::Refused { head, body, .. } = &self.state else { return };
-        let failure = refusal(head, body);
+        let State::Refused { refusal, .. } = &self.state else { return };
+        let failure = refusal.failure();
         self.fail(failure, now);
     }
 
@@ -593,9 +592,6 @@ impl Session {
 
 /// Close code for a gap on a bare WebSocket (CONTRACT 4).
 const CLOSE_GAP: u16 = 4010;
-
-/// A connection that lived so long has worked, even if nothing was published on it.
-const WORKED: Duration = Duration::from_secs(5);
 
 /// What a close says: where a refusal comes as one, its reason is `code` or `code SECONDS`.
 pub(super) fn closed(code: Option<u16>, reason: &str) -> Failure {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tidegate_core::envelope::client::LIMIT_MAX;
 use tidegate_wire::sse;
 use tidegate_wire::websocket::Kind;
 
@@ -186,7 +187,7 @@ impl Session {
         if matches!(self.state, State::Over) {
             return;
         }
-        let most = self.config.limits.page_messages_max.clamp(1, 1000);
+        let most = self.config.limits.page_messages_max.clamp(1, LIMIT_MAX);
         self.page_messages = self.page_messages.saturating_mul(2).min(most);
         let interval = self.config.timing.poll_interval;
         // A long-poll that has nothing to say and yet says it at once would be asked for ever.
