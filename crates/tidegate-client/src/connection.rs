@@ -8,12 +8,13 @@
 //! ```
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tidegate_wire::websocket::{Event as Frame, Kind, close};
+use tidegate_wire::websocket::{Kind, close};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
@@ -22,7 +23,7 @@ use crate::event::{Cursor, Since};
 use crate::machine::link::{Action, Link, LinkConfig, PROTOCOL, Ticket};
 use crate::message::{Command, History, Member, Message, Published, Push, Reply, name};
 use crate::net::http::{Exchange, Upgrade, Upgraded, upgrade};
-use crate::net::websocket::Socket;
+use crate::net::websocket::{Incoming, Socket};
 use crate::net::{Shared, Task, seed};
 use crate::payload::Payload;
 use crate::queue::{self, queue};
@@ -383,33 +384,28 @@ impl Driver {
     }
 
     fn decode(&mut self, now: Instant) {
-        let Socketed::Open(socket) = &mut self.wire else { return };
+        let Self { wire, link, .. } = self;
+        let Socketed::Open(socket) = wire else { return };
         let mut bytes = 0;
-        while bytes < DECODED_BYTES_MAX {
-            let mut pong = None;
-            match socket.decode() {
-                Ok(None) => return,
-                Ok(Some(Frame::Message { kind, data })) => {
+        let drained = socket.drain(|incoming| {
+            match incoming {
+                Incoming::Message { kind, data } => {
                     bytes += data.len();
-                    self.link.handle_message(kind, data, now);
+                    link.handle_message(kind, data, now);
                 }
-                Ok(Some(Frame::Ping(payload))) => pong = Some(Bytes::copy_from_slice(payload)),
-                Ok(Some(Frame::Pong(_))) => {}
-                Ok(Some(Frame::Close { code, reason })) => {
-                    return self.link.handle_close(code, reason, now);
-                }
-                Err(failure) => {
-                    if let Socketed::Open(socket) =
-                        std::mem::replace(&mut self.wire, Socketed::None)
-                    {
-                        socket.refuse(&failure);
-                    }
-                    return self.link.handle_failure(failure, now);
-                }
+                Incoming::Close { code, reason } => link.handle_close(code, reason, now),
             }
-            if let Some(payload) = pong {
-                socket.push_pong(&payload);
+            if bytes < DECODED_BYTES_MAX {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
             }
+        });
+        if let Err(failure) = drained {
+            if let Socketed::Open(socket) = std::mem::replace(wire, Socketed::None) {
+                socket.refuse(&failure);
+            }
+            link.handle_failure(failure, now);
         }
     }
 }

@@ -6,19 +6,20 @@
 //! While the queue is full nothing is read from the socket; so the gateway's own bounds, and its
 //! policy for slow subscribers, are what a reader that is too slow meets.
 
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::time::Instant;
 
 use bytes::Bytes;
 use tidegate_core::ChannelName;
-use tidegate_wire::websocket::{Event as Frame, close};
+use tidegate_wire::websocket::close;
 use tokio::time::sleep_until;
 
 use crate::error::{Error, Failure};
 use crate::event::{Choice, Cursor, Event, Since};
 use crate::machine::session::{Action, Connect, Delivery, Session, SessionConfig};
 use crate::net::http::{Exchange, Idle, Upgrade, Upgraded, get, upgrade};
-use crate::net::websocket::Socket;
+use crate::net::websocket::{Incoming, Socket};
 use crate::net::{Shared, Task, seed};
 use crate::queue::{self, queue};
 
@@ -253,31 +254,27 @@ impl Driver {
     }
 
     fn decode(&mut self, now: Instant) {
-        let Link::Socket(socket) = &mut self.link else { return };
-        while self.session.queued_bytes() < DECODED_BYTES_MAX {
-            let mut pong = None;
-            match socket.decode() {
-                Ok(None) => return,
-                Ok(Some(Frame::Message { kind, data })) => {
-                    self.session.handle_message(kind, data, now);
-                }
-                Ok(Some(Frame::Ping(payload))) => {
-                    pong = Some(Bytes::copy_from_slice(payload));
-                }
-                Ok(Some(Frame::Pong(_))) => {}
-                Ok(Some(Frame::Close { code, reason })) => {
-                    return self.session.handle_close(code, reason, now);
-                }
-                Err(failure) => {
-                    if let Link::Socket(socket) = std::mem::replace(&mut self.link, Link::None) {
-                        socket.refuse(&failure);
-                    }
-                    return self.session.handle_failure(failure, now);
-                }
+        let Self { link, session, .. } = self;
+        let Link::Socket(socket) = link else { return };
+        if session.queued_bytes() >= DECODED_BYTES_MAX {
+            return;
+        }
+        let drained = socket.drain(|incoming| {
+            match incoming {
+                Incoming::Message { kind, data } => session.handle_message(kind, data, now),
+                Incoming::Close { code, reason } => session.handle_close(code, reason, now),
             }
-            if let Some(payload) = pong {
-                socket.push_pong(&payload);
+            if session.queued_bytes() < DECODED_BYTES_MAX {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
             }
+        });
+        if let Err(failure) = drained {
+            if let Link::Socket(socket) = std::mem::replace(link, Link::None) {
+                socket.refuse(&failure);
+            }
+            session.handle_failure(failure, now);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! this reads and writes. What a message means is its owner's business.
 
 use std::future::poll_fn;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -30,6 +31,13 @@ pub(crate) struct Socket {
     deflater: Option<Box<(Deflater, DeflaterPool)>>,
     masks: Masks,
     message_bytes_max: u32,
+}
+
+/// What of a peer's frames is its reader's business.
+#[derive(Debug)]
+pub(crate) enum Incoming<'a> {
+    Message { kind: Kind, data: &'a [u8] },
+    Close { code: Option<u16>, reason: &'a str },
 }
 
 /// What is read at a time.
@@ -80,6 +88,33 @@ impl Socket {
             }
             _ => Failure::Protocol(error.to_string()),
         })
+    }
+
+    /// Gives what was read to `take`, one after another, until there is nothing more, the peer has
+    /// closed, or `take` has enough. Pings are answered.
+    pub(crate) fn drain(
+        &mut self,
+        mut take: impl FnMut(Incoming<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Failure> {
+        loop {
+            let pong = match self.decode()? {
+                None => return Ok(()),
+                Some(Event::Message { kind, data }) => {
+                    if take(Incoming::Message { kind, data }).is_break() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Some(Event::Ping(payload)) => Bytes::copy_from_slice(payload),
+                Some(Event::Pong(_)) => continue,
+                Some(Event::Close { code, reason }) => {
+                    // There is nothing to have enough of.
+                    let _ = take(Incoming::Close { code, reason });
+                    return Ok(());
+                }
+            };
+            self.push_pong(&pong);
+        }
     }
 
     /// Reads once, and writes what there is to write meanwhile; at once if what was read is not
