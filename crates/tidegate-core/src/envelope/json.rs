@@ -293,7 +293,7 @@ pub fn write_string(text: &[u8], out: &mut Vec<u8>) {
 
 /// Writes JSON on one line: a string can't hold a raw line break, so each one that is there stands
 /// between tokens, where a space means the same.
-fn write_one_line(json: &[u8], out: &mut Vec<u8>) {
+pub fn write_one_line(json: &[u8], out: &mut Vec<u8>) {
     let mut rest = json;
     while let Some((line, after)) =
         memchr2(b'\n', b'\r', rest).and_then(|at| rest.split_at_checked(at))

@@ -3,6 +3,7 @@
 //! Exit codes: 0, 1 failure, 2 usage, 78 configuration.
 
 use std::ffi::OsString;
+use std::io::{BufRead, Read as _};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -70,6 +71,25 @@ fn run_client(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCo
         ExitCode::from(if is_usage { USAGE } else { FAILURE })
     })
 }
+
+/// The next line without its end, `None` after the last.
+fn read_line(input: &mut impl BufRead) -> anyhow::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let read = input.take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line)?;
+    if read == 0 {
+        return Ok(None);
+    }
+    if read as u64 > LINE_BYTES_MAX {
+        anyhow::bail!("a line has more than {} MiB; send less at a time", LINE_BYTES_MAX >> 20);
+    }
+    for end in [b'\n', b'\r'] {
+        line.pop_if(|it| *it == end);
+    }
+    Ok(Some(line))
+}
+
+/// The longest line that is read; gateways have a bound of their own, 1 MiB by default.
+const LINE_BYTES_MAX: u64 = 64 << 20;
 
 /// Arguments that are right by themselves and wrong together.
 #[derive(Debug, thiserror::Error)]

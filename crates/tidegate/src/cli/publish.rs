@@ -1,14 +1,14 @@
 //! `tidegate pub`: publishes what is typed, or a line each of standard input.
 
-use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use tidegate_client::{ChannelUrl, Client, Payload, Publish, Published};
 
-use super::{Token, usage};
+use super::{Token, read_line, usage};
 
 const LONG_ABOUT: &str = "\
 Publish to a channel.
@@ -66,9 +66,6 @@ enum Wire {
     Grpc,
 }
 
-/// The longest line that is read; the gateway has a bound of its own, 1 MiB by default.
-const LINE_BYTES_MAX: u64 = 64 << 20;
-
 pub(super) fn run(args: PubArgs) -> ExitCode {
     super::run_client(publish(args))
 }
@@ -108,6 +105,8 @@ async fn publish(args: PubArgs) -> anyhow::Result<ExitCode> {
     let mut lines = io::stdin().lock();
     let mut number = 0_u64;
     while let Some(line) = read_line(&mut lines)? {
+        let line = String::from_utf8(line);
+        let line = line.context("a line is no UTF-8; publish bytes with curl --data-binary")?;
         number += 1;
         let publish = with_event(client.publish(channel.as_str(), payload(&line)), &args);
         let published = publish.send().await;
@@ -125,29 +124,6 @@ fn with_event(publish: Publish, args: &PubArgs) -> Publish {
         Some(event) => publish.event(event),
         None => publish,
     }
-}
-
-/// The next line without its end, `None` after the last.
-fn read_line(lines: &mut io::StdinLock<'_>) -> anyhow::Result<Option<String>> {
-    let mut line = Vec::new();
-    let read = lines.take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line)?;
-    if read == 0 {
-        return Ok(None);
-    }
-    if read as u64 > LINE_BYTES_MAX {
-        bail!(
-            "a line has more than {} MiB; publish it from a file with curl",
-            LINE_BYTES_MAX >> 20
-        );
-    }
-    if line.last() == Some(&b'\n') {
-        line.pop();
-    }
-    if line.last() == Some(&b'\r') {
-        line.pop();
-    }
-    let text = String::from_utf8(line);
-    text.map(Some).context("a line is no UTF-8; publish bytes with curl --data-binary")
 }
 
 /// Takes text as the gateway takes it without a content type.

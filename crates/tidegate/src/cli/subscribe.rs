@@ -15,6 +15,7 @@ use tidegate_client::{
     ChannelName, ChannelUrl, Choice, Client, Cursor, End, Event, Gap, GapReason, Payload,
     Publication, Retry, Since,
 };
+use tidegate_core::envelope::json::write_one_line;
 
 use super::{Token, usage};
 
@@ -183,10 +184,12 @@ fn write_json(event: &Event, out: &mut impl Write) -> anyhow::Result<()> {
 }
 
 fn form(it: &Publication) -> anyhow::Result<String> {
-    // Line breaks in JSON are between its tokens alone, where a space is as good.
-    let one_line = |it: &[u8]| String::from_utf8_lossy(it).replace(['\n', '\r'], " ");
     let data = match &it.payload {
-        Payload::Json(bytes) => Some(RawValue::from_string(one_line(bytes))?),
+        Payload::Json(bytes) => {
+            let mut line = Vec::with_capacity(bytes.len());
+            write_one_line(bytes, &mut line);
+            Some(RawValue::from_string(String::from_utf8(line)?)?)
+        }
         _ => None,
     };
     let (content_type, base64) = match &it.payload {

@@ -1,6 +1,6 @@
 //! `tidegate ws`: a WebSocket by hand, lines in and lines out.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::thread;
 
@@ -10,7 +10,7 @@ use clap::Args;
 use tidegate_client::websocket::{Frame, WebSocket, WebSocketOptions};
 use tokio::sync::mpsc;
 
-use super::{FAILURE, Token, usage};
+use super::{FAILURE, Token, read_line, usage};
 
 const LONG_ABOUT: &str = "\
 Open a WebSocket and talk over it: each line of standard input is sent as a message, each message that \
@@ -68,9 +68,6 @@ const LINES_MAX: usize = 16;
 
 /// No line is taken while so many bytes wait for the socket.
 const WAITING_BYTES_MAX: usize = 1 << 20;
-
-/// The longest line that is taken.
-const LINE_BYTES_MAX: u64 = 64 << 20;
 
 pub(super) fn run(args: WsArgs) -> ExitCode {
     super::run_client(talk(args))
@@ -143,24 +140,13 @@ async fn talk(args: WsArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Lines of standard input, read by a thread of their own: the process ends without it.
-fn lines() -> mpsc::Receiver<io::Result<Vec<u8>>> {
+fn lines() -> mpsc::Receiver<anyhow::Result<Vec<u8>>> {
     let (sender, receiver) = mpsc::channel(LINES_MAX);
     thread::spawn(move || {
         let mut input = io::stdin().lock();
-        loop {
-            let mut line = Vec::new();
-            let read = (&mut input).take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
-            if let Ok(0) = read {
-                return;
-            }
-            if line.last() == Some(&b'\n') {
-                line.pop();
-            }
-            if line.last() == Some(&b'\r') {
-                line.pop();
-            }
-            let is_over = read.is_err();
-            if sender.blocking_send(read.map(|_| line)).is_err() || is_over {
+        while let Some(line) = read_line(&mut input).transpose() {
+            let is_over = line.is_err();
+            if sender.blocking_send(line).is_err() || is_over {
                 return;
             }
         }
