@@ -171,8 +171,8 @@ impl Server {
             let _ = worker.send(Command::Drain(within)).await;
         }
         let workers_done = async {
-            while self.gateway.commands.iter().any(|it| !it.is_closed()) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+            for worker in &self.gateway.commands {
+                worker.closed().await;
             }
         };
         let _ = tokio::time::timeout(within + Duration::from_secs(1), workers_done).await;
