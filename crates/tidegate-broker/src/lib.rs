@@ -85,6 +85,22 @@ pub enum Published {
     New(Position),
 }
 
+impl Published {
+    /// Where it is, now or since an earlier time.
+    #[must_use]
+    pub fn position(self) -> Position {
+        match self {
+            Self::Duplicate(position) | Self::New(position) => position,
+        }
+    }
+
+    /// Whether it was there before.
+    #[must_use]
+    pub fn is_duplicate(self) -> bool {
+        matches!(self, Self::Duplicate(_))
+    }
+}
+
 /// Why a draft was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {

@@ -2,6 +2,7 @@
 //!
 //! An entry is made once, by the broker, and shared by everything that reads it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::channel::ChannelName;
@@ -17,11 +18,10 @@ pub struct Timestamp(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId(pub u64);
 
-impl SessionId {
-    /// As clients and logs have it: 16 hexadecimal digits.
-    #[must_use]
-    pub fn to_text(self) -> String {
-        format!("{:016x}", self.0)
+/// As clients and logs have it: 16 hexadecimal digits.
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
     }
 }
 
@@ -46,6 +46,13 @@ impl Entry {
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.position.cursor(&self.channel)
+    }
+
+    /// Its place in a table of so many, in which entries that come together lie apart.
+    #[must_use]
+    pub fn slot(&self, count: usize) -> usize {
+        let slot = (self.position.offset ^ self.channel.tag()).checked_rem(count as u64);
+        slot.and_then(|it| usize::try_from(it).ok()).unwrap_or_default()
     }
 
     /// Bytes that this entry is charged with in a log or a queue: its texts and a fixed overhead.

@@ -422,7 +422,7 @@ impl Worker {
     /// first round that knows of it.
     pub fn enter(&self, channel: &ChannelName, session: SessionId) -> Option<Round> {
         self.config.channel(channel.as_str()).presence.then(|| {
-            let id = session.to_text().into();
+            let id = session.to_string().into();
             let member = Member { id, user: None, info: None, joined: self.now() };
             self.gateway.presence.join(channel, member)
         })
@@ -431,7 +431,7 @@ impl Worker {
     /// A subscriber that has entered has gone.
     pub fn exit(&self, channel: &ChannelName, session: SessionId) {
         if self.config.channel(channel.as_str()).presence {
-            self.gateway.presence.leave(channel, &session.to_text());
+            self.gateway.presence.leave(channel, &session.to_string());
         }
     }
 
@@ -488,8 +488,7 @@ impl Worker {
             return Shared::new(entry);
         }
         let mut recent = self.recent.borrow_mut();
-        let slot = (entry.position.offset ^ entry.channel.tag()) % RECENT_SLOTS as u64;
-        let Some(slot) = usize::try_from(slot).ok().and_then(|slot| recent.get_mut(slot)) else {
+        let Some(slot) = recent.get_mut(entry.slot(RECENT_SLOTS)) else {
             return Shared::new(entry);
         };
         match slot {
@@ -542,7 +541,7 @@ impl Worker {
         let rule = self.config.channel(channel.as_str());
         let mut bounds = rule.outbox;
         bounds.bytes = bounds.bytes.min(self.config.http.max_outbox);
-        if bounds.policy == Policy::Spill && rule.log.messages == 0 {
+        if bounds.policy == Policy::Spill && rule.keeps_none() {
             // Nothing to catch up from.
             bounds.policy = Policy::DropOldest;
         }

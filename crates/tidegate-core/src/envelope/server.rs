@@ -208,7 +208,7 @@ impl ServerBody<'_> {
             }
             Self::Welcome { session, node, version, ping } => {
                 out.extend_from_slice(b"{\"welcome\":{\"session\":\"");
-                out.extend_from_slice(session.to_text().as_bytes());
+                out.extend_from_slice(session.to_string().as_bytes());
                 out.extend_from_slice(b"\",\"node\":");
                 write_string(node.as_bytes(), out);
                 out.extend_from_slice(b",\"version\":");

@@ -13,7 +13,7 @@ use tidegate_core::{ChannelName, SessionId};
 
 use super::body::{self, RequestBody};
 use super::entries::Entries;
-use super::results::{Outcome, Results, Sink, Told, place};
+use super::results::{Outcome, Results, Sink, Told};
 use super::terms::{self, Terms};
 use super::{administer, answer};
 use crate::problem::Problem;
@@ -63,7 +63,7 @@ pub async fn publish(
     let Terms { event, key, ends, .. } = terms;
     let command = PublishCommand { channel: channel.clone(), event, payload, key, ends };
     let published = Sink::publish(worker, command)?.await?;
-    let (position, is_duplicate) = place(published);
+    let (position, is_duplicate) = (published.position(), published.is_duplicate());
     let mut out = Vec::with_capacity(128);
     write_published(None, &channel, position, is_duplicate, &mut out);
     Ok(answer("application/json", out))

@@ -22,9 +22,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use tidegate_broker::{PublishError, Published, Reply};
+use tidegate_core::ChannelName;
 use tidegate_core::envelope::PublishCommand;
 use tidegate_core::envelope::json::{write_published, write_tally};
-use tidegate_core::{ChannelName, Position};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::body::{cut, too_slow};
@@ -276,7 +276,7 @@ where
             Ok(published) => published,
             Err(error) => return self.refuse(error.into()),
         };
-        let (position, is_duplicate) = place(published);
+        let (position, is_duplicate) = (published.position(), published.is_duplicate());
         if is_duplicate {
             self.duplicates += 1;
         } else {
@@ -326,21 +326,13 @@ where
     }
 }
 
-/// Where it is, and whether it was there before.
-pub(super) fn place(published: Published) -> (Position, bool) {
-    match published {
-        Published::New(position) => (position, false),
-        Published::Duplicate(position) => (position, true),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
     use std::sync::Arc;
 
-    use tidegate_core::Epoch;
     use tidegate_core::entry::EventName;
+    use tidegate_core::{Epoch, Position};
 
     use super::super::body::tests::{Pieces, Then};
     use super::*;

@@ -294,6 +294,12 @@ impl Default for Config {
 }
 
 impl ChannelRule {
+    /// Whether what is published can never be read again.
+    #[must_use]
+    pub fn keeps_none(&self) -> bool {
+        self.log.messages == 0
+    }
+
     /// The defaults, for the channels that `pattern` matches.
     #[must_use]
     pub fn new(pattern: Pattern) -> Self {

@@ -77,8 +77,7 @@ impl Compressed {
             weight if weight <= LARGE.1 => &self.large,
             _ => return None,
         };
-        let nth = (entry.position.offset ^ entry.channel.tag()) % places.len() as u64;
-        places.get(usize::try_from(nth).ok()?)
+        places.get(entry.slot(places.len()))
     }
 }
 

@@ -231,7 +231,8 @@ impl Encoder {
         self.finish(form, inner)
     }
 
-    /// A gap, for those formats that can tell one; empty on a bare WebSocket.
+    /// A gap, for those formats that can tell one; empty on a bare WebSocket. Envelopes have no
+    /// `resume`.
     pub fn gap(
         &mut self,
         channel: &ChannelName,
@@ -248,7 +249,7 @@ impl Encoder {
             }
             Format::Ndjson | Format::WsJson | Format::Envelope => {
                 json::write_gap(channel, gap, &mut inner);
-                if resume.len() > 1 && form.format != Format::Envelope {
+                if resume.len() > 1 {
                     add_resume(resume, &mut inner);
                 }
             }
@@ -268,7 +269,7 @@ impl Encoder {
         out.into()
     }
 
-    /// A mid-stream error; empty on WebSockets without envelopes, where it is a close.
+    /// A mid-stream error; empty on a bare WebSocket, where it is a close alone.
     pub fn error(
         &mut self,
         code: &str,
@@ -285,8 +286,13 @@ impl Encoder {
                 sse::write_retry(&mut inner, retry_ms);
                 sse::write_event(&mut inner, None, Some("tidegate-error"), &data);
             }
-            Format::Ndjson | Format::Envelope | Format::WsJson => {
+            Format::Ndjson | Format::WsJson => {
                 json::write_error(code, message, retry_after, &mut inner);
+            }
+            Format::Envelope => {
+                let outcome_unknown = false;
+                let body = ServerBody::Error { code, message, retry_after, outcome_unknown };
+                return self.frame(None, body);
             }
             Format::Ws => return Bytes::new(),
         }

@@ -110,7 +110,7 @@ fn follow(worker: &Worker, start: &mut Start, begin: Begin) {
     if last.epoch != from.epoch || last.offset <= from.offset {
         return;
     }
-    let keeps_none = worker.config.channel(start.channel.as_str()).log.messages == 0;
+    let keeps_none = worker.config.channel(start.channel.as_str()).keeps_none();
     match begin {
         // It is now, as much as when the broker was asked.
         Begin::Now => {}

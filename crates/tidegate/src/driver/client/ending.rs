@@ -3,12 +3,11 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use tidegate_core::envelope::ServerBody;
 use tidegate_wire::websocket::{close, encode};
 
 use super::session::{PUSH_TICKS, PUSHED_PING};
 use super::{CLOSE_TICKS, Cause, Closing, Inner, Phase, Socket, Wait};
-use crate::driver::forms::{Encoder, Format, joined, last_chunk};
+use crate::driver::forms::{Encoder, joined, last_chunk};
 use crate::driver::wheel;
 use crate::problem::Code;
 use crate::worker::Worker;
@@ -128,24 +127,13 @@ impl Inner {
     /// Commits what ends the stream as its wire says.
     pub(super) fn write_end(&mut self, worker: &Worker) {
         let Some(closing) = self.closing.take() else { return };
-        if let (true, Cause::Problem(code)) = (self.is_enveloped(), &closing.cause) {
-            let (message, retry_after) = worker.mid_stream(*code);
-            let body = ServerBody::Error {
-                code: code.as_str(),
-                message,
-                retry_after,
-                outcome_unknown: false,
-            };
-            self.out.push(worker.encoder.borrow_mut().frame(None, body));
-        }
-        if let (Format::WsJson, Cause::Problem(code)) = (self.form.format, &closing.cause) {
+        if let Cause::Problem(code) = &closing.cause {
             self.out.push(self.error(worker, *code));
         }
-        let piece = match &self.socket {
+        self.out.push(match &self.socket {
             Some(_) => self.close_frame(worker, &closing.cause),
-            None => self.last_bytes(worker, &closing.cause),
-        };
-        self.out.push(piece);
+            None => Bytes::from_static(last_chunk(self.form)),
+        });
         self.closing = Some(closing);
         self.phase = Phase::Lingering(worker.tick().saturating_add(CLOSE_TICKS));
         self.ask(worker);
@@ -185,15 +173,6 @@ impl Inner {
         frame.into()
     }
 
-    pub(super) fn last_bytes(&self, worker: &Worker, cause: &Cause) -> Bytes {
-        let mut bytes = Vec::new();
-        if let Cause::Problem(code) = cause {
-            bytes.extend_from_slice(&self.error(worker, *code));
-        }
-        bytes.extend_from_slice(last_chunk(self.form));
-        bytes.into()
-    }
-
     fn error(&self, worker: &Worker, code: Code) -> Bytes {
         let (message, retry_after) = worker.mid_stream(code);
         let mut encoder = worker.encoder.borrow_mut();
@@ -212,7 +191,7 @@ impl Inner {
         };
         worker.metrics.disconnected(self.wire, code);
         tracing::info!(
-            session = format_args!("{:016x}", self.session.0),
+            session = %self.session,
             wire = self.wire.as_str(),
             code = code.map_or("none", Code::as_str),
             "disconnected"

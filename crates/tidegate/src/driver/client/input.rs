@@ -6,14 +6,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tidegate_broker::{PublishError, Published, Reply};
+use tidegate_broker::{PublishError, Reply};
 use tidegate_core::{Payload, Publication, SessionId};
 use tidegate_wire::websocket::{Event, Kind, close, encode};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{Cause, Inner, Later, Phase, Socket, Wait};
 use crate::driver::wake;
-use crate::problem::Code;
+use crate::problem::Problem;
 use crate::worker::Worker;
 
 /// Reads in one turn before others get theirs.
@@ -130,12 +130,8 @@ impl Inner {
                     let publication = publication(kind, data, self.session);
                     let draft = worker.draft(channel.clone(), publication, now);
                     match worker.publish(draft) {
-                        Reply::Now(result) => match result {
-                            Ok(Published::New(at) | Published::Duplicate(at)) => {
-                                socket.published = Some(at);
-                            }
-                            Err(error) => self.publish_failed(worker, error),
-                        },
+                        Reply::Now(Ok(published)) => socket.published = Some(published.position()),
+                        Reply::Now(Err(error)) => self.publish_failed(worker, error),
                         Reply::Later(reply) => {
                             socket.publishing = Some(Later(reply));
                             socket.backlog = input.to_vec();
@@ -174,19 +170,13 @@ impl Inner {
         let Poll::Ready(result) = reply.0.as_mut().poll(cx) else { return };
         socket.publishing = None;
         match result {
-            Ok(Published::New(at) | Published::Duplicate(at)) => socket.published = Some(at),
+            Ok(published) => socket.published = Some(published.position()),
             Err(error) => self.publish_failed(worker, error),
         }
     }
 
     pub(super) fn publish_failed(&mut self, worker: &Worker, error: PublishError) {
-        let code = match error {
-            PublishError::Ended => Code::Ended,
-            PublishError::KeyReused => Code::InvalidArgument,
-            PublishError::KeysFull { .. } => Code::RateLimited,
-            PublishError::Unavailable { .. } => Code::Unavailable,
-        };
-        self.close(worker, Cause::Problem(code), Wait::OwnEcho);
+        self.close(worker, Cause::Problem(Problem::from(error).code), Wait::OwnEcho);
     }
 }
 

@@ -495,7 +495,8 @@ impl Sub {
             })));
         }
         let is_behind = tail.epoch == hub_last.epoch && tail.offset < hub_last.offset;
-        if is_behind && page.is_last && items.is_empty() && self.keeps_none(worker) {
+        let keeps_none = || worker.config.channel(self.channel.as_str()).keeps_none();
+        if is_behind && page.is_last && items.is_empty() && keeps_none() {
             // What the hub has delivered meanwhile can't be read, now or ever.
             let requested = gap.map_or(self.subscription.tail(), |it| it.requested);
             let reason = gap.map_or(GapReason::Expired, |it| it.reason);
@@ -503,10 +504,6 @@ impl Sub {
             tail = hub_last;
         }
         self.subscription.handle_page(gap, items, tail, hub_last);
-    }
-
-    fn keeps_none(&self, worker: &Worker) -> bool {
-        worker.config.channel(self.channel.as_str()).log.messages == 0
     }
 
     fn read(

@@ -271,7 +271,8 @@ impl Inner {
                     drop(encoder);
                     return self.close(worker, Cause::Gap, Wait::Nothing);
                 }
-                let piece = encoder.gap(&sub.channel, &gap, &self.resume(), form);
+                let resume = if is_enveloped { Vec::new() } else { self.resume() };
+                let piece = encoder.gap(&sub.channel, &gap, &resume, form);
                 self.out.push(piece);
             }
         }

@@ -13,7 +13,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tidegate_broker::Published;
 use tidegate_core::ChannelName;
 use tidegate_core::channel::CHANNELS_MAX;
 use tidegate_core::envelope::server::HistoryPage;
@@ -219,10 +218,7 @@ impl Inner {
                 self.reply(worker, session, id, body);
             }
             Done::Published(channel, published) => {
-                let (position, is_duplicate) = match published {
-                    Published::New(at) => (at, false),
-                    Published::Duplicate(at) => (at, true),
-                };
+                let (position, is_duplicate) = (published.position(), published.is_duplicate());
                 let body = ServerBody::Published { channel: &channel, position, is_duplicate };
                 self.reply(worker, session, id, body);
             }

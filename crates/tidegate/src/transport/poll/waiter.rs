@@ -155,7 +155,7 @@ impl<'a> Registered<'a> {
     ) -> Self {
         let Bounds { messages, bytes } = bounds;
         let bounds = |name: &ChannelName| {
-            let keeps_none = worker.config.channel(name.as_str()).log.messages == 0;
+            let keeps_none = worker.config.channel(name.as_str()).keeps_none();
             let policy = if keeps_none { Policy::DropOldest } else { Policy::Spill };
             OutboxBounds { messages, bytes, policy }
         };
