@@ -8,6 +8,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
 use tidegate_core::envelope::{JsonStream, JsonStreamError, PublishCommand};
+use tidegate_fuzz::pieces;
 
 /// A payload's 128 levels, and the object around it.
 const DEPTH_MAX: usize = 129;
@@ -71,17 +72,4 @@ fn one_value(text: &[u8]) -> Option<&str> {
 /// At least as many levels as the value has.
 fn depth_bound(value: &str) -> usize {
     value.bytes().filter(|it| matches!(it, b'[' | b'{')).count()
-}
-
-/// `stream` in pieces of 0 to 15 bytes.
-fn pieces(mut seed: u64, mut stream: &[u8]) -> Vec<&[u8]> {
-    let mut pieces = Vec::new();
-    while !stream.is_empty() {
-        let len = (seed & 15) as usize;
-        seed = seed.rotate_right(4).wrapping_add(1);
-        let (piece, rest) = stream.split_at(len.min(stream.len()));
-        pieces.push(piece);
-        stream = rest;
-    }
-    pieces
 }

@@ -3,6 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use tidegate_fuzz::pieces;
 use tidegate_wire::sse::{Event, Item, Parser, TooLarge, write_event};
 
 const EVENT_BYTES_MAX: usize = 1 << 10;
@@ -46,17 +47,4 @@ fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Item>, Option<TooLar
         }
     }
     (items, None, parser.last_event_id().to_owned())
-}
-
-/// `stream` in pieces of 0 to 15 bytes.
-fn pieces(mut seed: u64, mut stream: &[u8]) -> Vec<&[u8]> {
-    let mut pieces = Vec::new();
-    while !stream.is_empty() {
-        let len = (seed & 15) as usize;
-        seed = seed.rotate_right(4).wrapping_add(1);
-        let (piece, rest) = stream.split_at(len.min(stream.len()));
-        pieces.push(piece);
-        stream = rest;
-    }
-    pieces
 }

@@ -7,6 +7,9 @@
     reason = "what goes wrong in a test fails the test"
 )]
 
+#[path = "../process/mod.rs"]
+mod process;
+
 mod envelopes;
 mod faults;
 mod ladder;

@@ -1,14 +1,15 @@
 //! The gateway itself, as a process.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::thread;
 use std::time::Duration;
 
 use tidegate_client::{BackoffConfig, Client, ClientBuilder, Timing, Url};
+
+use super::process::listening;
 
 /// How long anything may take that should take no time.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -39,14 +40,7 @@ impl Server {
     fn spawn(listen: &str, args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.args(["serve", "--dev", "--workers", "2", "--listen", listen]).args(args);
-        let mut child = command.env_clear().stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let mut before = String::new();
-        let address = lines.find_map(|line| {
-            before += &line;
-            Some(line.split_once("listening on http://")?.1.trim().parse().unwrap())
-        });
-        let address = address.unwrap_or_else(|| panic!("it never listened: {before}"));
+        let (child, address, lines) = listening(&mut command);
         // Read on, or the server would wait for somebody to.
         thread::spawn(move || {
             for line in lines {

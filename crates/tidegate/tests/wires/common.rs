@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -16,6 +16,8 @@ use tidegate_wire::websocket::handshake::{ClientHandshake, ClientRequest};
 use tidegate_wire::websocket::{
     Decoder, DeflateOffer, Event, InflaterPool, Kind, Limits, Role, encode,
 };
+
+use super::process::listening;
 
 /// How long anything may take that should take no time.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -46,19 +48,12 @@ impl Server {
         fs::write(&path, config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--workers", "2", "--config"]);
-        command.arg(&path).args(args).env_clear().stderr(Stdio::piped());
+        command.arg(&path).args(args);
         if !args.contains(&"--dev") {
             // With it, metrics are on the main listener.
             command.args(["--admin", "off"]);
         }
-        let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let mut before = String::new();
-        let address = lines.find_map(|line| {
-            before += &line;
-            Some(line.split_once("listening on http://")?.1.trim().parse().unwrap())
-        });
-        let address = address.unwrap_or_else(|| panic!("it never listened: {before}"));
+        let (child, address, lines) = listening(&mut command);
         // Read on, or the server would wait for us to.
         let log = Arc::new(Mutex::new(String::new()));
         let kept = Arc::clone(&log);

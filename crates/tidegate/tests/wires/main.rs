@@ -7,6 +7,9 @@
     reason = "a test's helper fails as a test does"
 )]
 
+#[path = "../process/mod.rs"]
+mod process;
+
 mod common;
 
 mod api;
