@@ -52,7 +52,9 @@ pub(super) struct SubArgs {
     #[arg(long, value_name = "WIRE", default_value = "auto")]
     wire: Choice,
     /// Begin after this cursor, at the start (the oldest that is kept), or now [default: now]
+    // A cursor may begin with a hyphen.
     #[arg(long, value_name = "CURSOR|start|now", conflicts_with = "last")]
+    #[arg(allow_hyphen_values = true)]
     since: Option<Since>,
     /// Begin with the newest N of each channel
     #[arg(long, value_name = "N")]

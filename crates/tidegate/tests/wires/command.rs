@@ -74,6 +74,13 @@ fn a_key_is_told_and_an_end_ends() {
 }
 
 #[test]
+fn a_cursor_may_begin_with_a_hyphen() {
+    let url = "http://127.0.0.1:9/channels/a";
+    let args = ["sub", url, "--since", "-3Wk0XyLQm2-----------0Av", "--count", "0"];
+    assert_eq!(tidegate(&args, ""), (0, String::new(), String::new()));
+}
+
+#[test]
 fn a_gap_is_told_beside_what_is_printed() {
     let server = Server::dev();
     let cursor = server.publish("a", "lost");
