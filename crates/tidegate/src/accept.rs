@@ -1,5 +1,10 @@
 //! The listeners: one thread accepts, and hands each connection to the worker with the fewest
 //! (DESIGN 1). Sockets are opened once and without `SO_REUSEPORT`.
+//!
+//! ```text
+//! open connections   0 ─────────── max_connections ──────── + SURPLUS ────────
+//!                      served        asked once, refused      bare 503
+//! ```
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -9,10 +14,14 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 
-use crate::worker::{Command, Gateway};
+use crate::worker::{Accepted, Command, Gateway};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
+
+/// Connections over `max_connections` that are still read, to be refused as their wire tells it: an
+/// EventSource that gets a bare 503 gives up for ever (CONTRACT 4).
+const SURPLUS: usize = 256;
 
 /// After an error that is not the connection's own, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -89,7 +98,8 @@ async fn accept(
 /// Hands a connection to the worker with the fewest.
 async fn dispatch(gateway: &Gateway, stream: tokio::net::TcpStream, peer: SocketAddr) {
     let open: usize = gateway.metrics.iter().map(|it| it.connections()).sum();
-    if open >= gateway.config.http.max_connections.get() {
+    let connections_max = gateway.config.http.max_connections.get();
+    if open >= connections_max.saturating_add(SURPLUS) {
         refuse(&stream);
         return;
     }
@@ -102,13 +112,14 @@ async fn dispatch(gateway: &Gateway, stream: tokio::net::TcpStream, peer: Socket
         .min_by_key(|(metrics, _)| metrics.connections());
     let Some((metrics, commands)) = fewest else { return };
     metrics.accepted();
+    let accepted = Accepted { stream, peer, is_surplus: open >= connections_max };
     // Waits while that worker is busy: what it can't take yet stays in the backlog.
-    if commands.send(Command::Accept(stream, peer)).await.is_err() {
+    if commands.send(Command::Accept(accepted)).await.is_err() {
         metrics.closed();
     }
 }
 
-/// Over `max_connections`: a bare answer, as far as the socket takes it at once.
+/// Over that, too: a bare answer, as far as the socket takes it at once.
 fn refuse(stream: &tokio::net::TcpStream) {
     let answer = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
                    content-length: 0\r\n\r\n";

@@ -4,6 +4,7 @@
 //! one. `detail` says what, where and what to do, and never repeats a token.
 
 use std::fmt::Write as _;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use http::header::{ALLOW, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -128,6 +129,15 @@ impl Problem {
     pub fn draining() -> Self {
         let detail = "this node is shutting down; connect again";
         Self { is_draining: true, ..Self::unavailable(detail) }
+    }
+
+    /// 503: there are as many connections as there may be.
+    #[must_use]
+    pub fn crowded(connections_max: NonZeroUsize) -> Self {
+        Self::unavailable(format!(
+            "there are {connections_max} connections already, which is http.max_connections; try \
+             again, or have it raised"
+        ))
     }
 
     /// 503: away for the moment.

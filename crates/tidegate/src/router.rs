@@ -22,6 +22,7 @@ use tidegate_core::{ChannelName, SessionId};
 use crate::api;
 use crate::api::body::RequestBody;
 use crate::config::Admin;
+use crate::connection::http1::Connection;
 use crate::driver::client::Stream;
 use crate::origin::{self, Verdict};
 use crate::problem::Problem;
@@ -54,11 +55,11 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Box::pin(Full::new(bytes.into()))
 }
 
-/// Answers one request; `session` is its connection's.
+/// Answers one request of a connection.
 pub async fn answer(
     worker: &Rc<Worker>,
     request: http::Request<Incoming>,
-    session: SessionId,
+    connection: &Connection,
 ) -> Answer {
     let is_left = Rc::new(Cell::new(false));
     let request = request.map(|body| RequestBody::new(body, Rc::clone(&is_left)));
@@ -71,7 +72,7 @@ pub async fn answer(
             drop(request);
             Ok(Answer::Response(origin::preflight(&verdict, &headers)))
         }
-        Ok(()) => route(worker, request, &verdict, session).await,
+        Ok(()) => route(worker, request, &verdict, connection).await,
         Err(problem) => {
             drop(request);
             Err(problem)
@@ -182,7 +183,7 @@ async fn route(
     worker: &Rc<Worker>,
     request: Request,
     verdict: &Verdict<'_>,
-    session: SessionId,
+    connection: &Connection,
 ) -> Result<Answer, Problem> {
     let uri = request.uri().clone();
     let query = Query::parse(uri.query().unwrap_or_default());
@@ -201,9 +202,25 @@ async fn route(
     };
     let mut segments = path.split('/').skip(1);
     let route = [segments.next(), segments.next(), segments.next(), segments.next()];
+    let refusal =
+        connection.is_surplus.then(|| Problem::crowded(worker.config.http.max_connections));
     match (&method, route) {
+        (&(Method::GET | Method::HEAD), [Some("channels"), Some(names), None, _]) => {
+            let wanted = SubscribeRequest::parse(&request, channels(names)?, &query)?;
+            let wanted = SubscribeRequest { refusal, ..wanted };
+            return subscribe(worker, &request, wanted, verdict, connection.session).await;
+        }
+        (&Method::GET, [Some("connect"), None, ..]) => {
+            let echo = query.switch("echo")?.unwrap_or(true);
+            let wanted = SubscribeRequest::enveloped(Vec::new(), Vec::new());
+            let wanted = SubscribeRequest { echo, refusal, ..wanted };
+            return transport::websocket::open(worker, &request, wanted, verdict).await;
+        }
+        _ => refusal.map_or(Ok(()), Err)?,
+    }
+    let answered = match (&method, route) {
         (&(Method::GET | Method::HEAD), [Some("channels"), None, ..]) => {
-            api::channels::list(worker, &query).await.map(Answer::Response)
+            api::channels::list(worker, &query).await
         }
         (_, [Some("channels"), None, ..]) => {
             Err(Problem::method_not_allowed(method.as_str(), "GET, HEAD, OPTIONS"))
@@ -215,17 +232,13 @@ async fn route(
                 return Err(Problem::invalid("a WebSocket is opened with GET"));
             }
             match method {
-                Method::GET | Method::HEAD => {
-                    subscribe(worker, &request, channels, &query, verdict, session).await
-                }
                 Method::POST => {
                     let channel = only_one(channels, "publish to")?;
-                    let answer = api::publish::publish(worker, request, channel, &query).await?;
-                    Ok(Answer::Response(answer))
+                    api::publish::publish(worker, request, channel, &query).await
                 }
                 Method::DELETE => {
                     let channel = only_one(channels, "drop")?;
-                    api::channels::delete(worker, &channel).await.map(Answer::Response)
+                    api::channels::delete(worker, &channel).await
                 }
                 _ => Err(Problem::method_not_allowed(
                     method.as_str(),
@@ -238,39 +251,35 @@ async fn route(
             if !matches!(method, Method::GET | Method::HEAD) {
                 return Err(Problem::method_not_allowed(method.as_str(), "GET, HEAD, OPTIONS"));
             }
-            api::channels::presence(worker, &channel).await.map(Answer::Response)
+            api::channels::presence(worker, &channel).await
         }
         (&Method::POST, [Some("publish"), None, ..]) => {
-            api::publish::publish_many(worker, request, &query).await.map(Answer::Response)
+            api::publish::publish_many(worker, request, &query).await
         }
         (_, [Some("publish"), None, ..]) => {
             Err(Problem::method_not_allowed(method.as_str(), "POST, OPTIONS"))
-        }
-        (&Method::GET, [Some("connect"), None, ..]) => {
-            let echo = query.switch("echo")?.unwrap_or(true);
-            transport::websocket::connect(worker, &request, echo, verdict).await
         }
         (_, [Some("connect"), None, ..]) => {
             Err(Problem::method_not_allowed(method.as_str(), "GET, OPTIONS"))
         }
         _ => Err(no_route(path)),
-    }
+    };
+    answered.map(Answer::Response)
 }
 
 /// A subscription, by whatever wire was asked for.
 async fn subscribe(
     worker: &Rc<Worker>,
     request: &Request,
-    channels: Vec<ChannelName>,
-    query: &Query<'_>,
+    wanted: SubscribeRequest,
     verdict: &Verdict<'_>,
     session: SessionId,
 ) -> Result<Answer, Problem> {
-    let wanted = SubscribeRequest::parse(request, channels, query)?;
     match wanted.wire {
         Wire::Ws => transport::websocket::open(worker, request, wanted, verdict).await,
         Wire::Sse | Wire::Ndjson => transport::stream::open(worker, request, wanted, verdict).await,
         Wire::Poll | Wire::LongPoll => {
+            wanted.check_refusal()?;
             for channel in &wanted.channels {
                 worker.may_subscribe(channel)?;
             }

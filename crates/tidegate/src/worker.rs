@@ -95,7 +95,7 @@ impl Gateway {
 #[derive(Debug)]
 pub enum Command {
     /// Serve a connection.
-    Accept(std::net::TcpStream, SocketAddr),
+    Accept(Accepted),
     /// Count the subscribers of channels.
     Count {
         /// Which.
@@ -107,6 +107,17 @@ pub enum Command {
     Drain(Duration),
     /// Tell the subscribers of a channel who is present.
     Presence(Arc<Told>),
+}
+
+/// A connection as the acceptor hands it over.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its socket.
+    pub stream: std::net::TcpStream,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// Whether it is one too many: its request is refused, and it is closed.
+    pub is_surplus: bool,
 }
 
 /// One worker's state; its tasks share it.
@@ -240,7 +251,7 @@ impl Worker {
             // Cancel safe: both keep what they have for the next call.
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Command::Accept(stream, peer)) => self.accept(stream, peer),
+                    Some(Command::Accept(accepted)) => self.accept(accepted),
                     Some(Command::Count { channels, reply }) => {
                         // Who asked may have gone.
                         let _ = reply.send(self.count(&channels));
@@ -254,9 +265,10 @@ impl Worker {
         }
     }
 
-    fn accept(self: &Rc<Self>, stream: std::net::TcpStream, peer: SocketAddr) {
+    fn accept(self: &Rc<Self>, accepted: Accepted) {
+        let Accepted { stream, peer, is_surplus } = accepted;
         match tokio::net::TcpStream::from_std(stream) {
-            Ok(stream) => http1::start(self, stream, peer),
+            Ok(stream) => http1::start(self, stream, peer, is_surplus),
             Err(error) => {
                 if self.refusals.has_room(Code::Internal) {
                     tracing::warn!(%error, "a connection could not be registered");
@@ -627,7 +639,7 @@ impl Worker {
                 _ = ticks.tick() => {}
                 command = commands.recv() => match command {
                     // Accepted before the listeners closed: its request is answered that we drain.
-                    Some(Command::Accept(stream, peer)) => self.accept(stream, peer),
+                    Some(Command::Accept(accepted)) => self.accept(accepted),
                     Some(Command::Count { channels, reply }) => {
                         let _ = reply.send(self.count(&channels));
                     }

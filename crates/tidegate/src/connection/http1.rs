@@ -37,6 +37,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// Its random id.
     pub session: SessionId,
+    /// Whether it is over `max_connections`.
+    pub is_surplus: bool,
     phase: Cell<Phase>,
     /// Since when the socket has taken no byte of a response.
     blocked: Cell<Option<Instant>>,
@@ -48,6 +50,9 @@ pub struct Connection {
 
 /// How a client of HTTP/2 begins (RFC 9113 §3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long a head may take that is refused anyway: others wait for its place.
+const SURPLUS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What hyper is doing, and since when.
 #[derive(Clone, Copy, Debug)]
@@ -73,13 +78,14 @@ enum Outcome {
 }
 
 /// Serves a connection that was just accepted.
-pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, is_surplus: bool) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection was gone before it was served");
     }
     let connection = Rc::new(Connection {
         peer,
         session: worker.session(),
+        is_surplus,
         phase: Cell::new(Phase::New(Instant::now())),
         blocked: Cell::new(None),
         is_draining: Cell::new(false),
@@ -106,6 +112,10 @@ async fn serve(
     stream: TcpStream,
 ) -> Option<(TcpStream, Stream)> {
     let http = &worker.config.http;
+    let head_within = match connection.is_surplus {
+        true => http.header_timeout.min(SURPLUS_PATIENCE),
+        false => http.header_timeout,
+    };
     let service = {
         let (worker, connection) = (Rc::clone(worker), Rc::clone(connection));
         service_fn(move |request| {
@@ -117,11 +127,11 @@ async fn serve(
     let io = Socket { stream, connection: Rc::clone(connection) };
     let mut hyper = http1::Builder::new()
         .half_close(false)
-        .keep_alive(true)
+        .keep_alive(!connection.is_surplus)
         // A URL that is too long but not absurd fits, so that it is told apart from a long head.
         .max_buf_size(http.max_head + http.max_url)
         .serve_connection(io, service);
-    let mut timer = Box::pin(tokio::time::sleep(http.header_timeout));
+    let mut timer = Box::pin(tokio::time::sleep(head_within));
     let outcome = poll_fn(|cx| {
         connection.remember(cx);
         if connection.is_draining.get() {
@@ -134,7 +144,9 @@ async fn serve(
         if ended {
             return Poll::Ready(Outcome::Ended);
         }
-        let Some((deadline, with_head)) = connection.deadline(http) else { return Poll::Pending };
+        let Some((deadline, with_head)) = connection.deadline(http, head_within) else {
+            return Poll::Pending;
+        };
         if timer.deadline() != deadline {
             timer.as_mut().reset(deadline);
         }
@@ -194,7 +206,7 @@ async fn handle(
     request: http::Request<Incoming>,
 ) -> Result<http::Response<Tracked>, std::convert::Infallible> {
     connection.phase.set(Phase::Busy);
-    match router::answer(&worker, request, connection.session).await {
+    match router::answer(&worker, request, &connection).await {
         Answer::Response(response) => {
             worker.metrics.requested(response.status().as_u16());
             Ok(connection.track(response))
@@ -225,10 +237,14 @@ impl Connection {
     }
 
     /// When patience ends, and whether a head had begun.
-    fn deadline(&self, http: &crate::config::Http) -> Option<(Instant, bool)> {
+    fn deadline(
+        &self,
+        http: &crate::config::Http,
+        head_within: Duration,
+    ) -> Option<(Instant, bool)> {
         match self.phase.get() {
-            Phase::New(since) => Some((since + http.header_timeout, false)),
-            Phase::Head(since) => Some((since + http.header_timeout, true)),
+            Phase::New(since) => Some((since + head_within, false)),
+            Phase::Head(since) => Some((since + head_within, true)),
             Phase::Idle(since) => Some((since + http.idle_timeout, false)),
             Phase::Busy => self.blocked.get().map(|since| (since + http.body_timeout, false)),
         }

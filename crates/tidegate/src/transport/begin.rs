@@ -41,6 +41,7 @@ pub struct Begun {
 ///
 /// A refusal that names its channel, or the broker being away.
 pub async fn begin(worker: &Rc<Worker>, wanted: &SubscribeRequest) -> Result<Begun, Problem> {
+    wanted.check_refusal()?;
     if worker.is_draining() {
         return Err(Problem::draining());
     }

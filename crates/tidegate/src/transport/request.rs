@@ -40,6 +40,8 @@ pub struct SubscribeRequest {
     pub echo: bool,
     /// Whether a WebSocket gets anything.
     pub subscribe: bool,
+    /// Why nothing can begin now, whatever it is; told as the wire tells it.
+    pub refusal: Option<Problem>,
 }
 
 impl SubscribeRequest {
@@ -69,7 +71,15 @@ impl SubscribeRequest {
             envelope: false,
             echo: true,
             subscribe: true,
+            refusal: None,
         }
+    }
+
+    /// # Errors
+    ///
+    /// [`refusal`](Self::refusal), if there is one.
+    pub fn check_refusal(&self) -> Result<(), Problem> {
+        self.refusal.clone().map_or(Ok(()), Err)
     }
 
     fn of(
@@ -122,6 +132,7 @@ impl SubscribeRequest {
             envelope: is_envelope,
             echo: query.switch("echo")?.unwrap_or(true),
             subscribe: query.switch("subscribe")?.unwrap_or(true),
+            refusal: None,
             channels,
         })
     }

@@ -36,7 +36,7 @@ const PROTO: &str = "tidegate.v1.proto";
 const DEFLATE: DeflatePolicy =
     DeflatePolicy { send_takeover: false, receive_takeover: true, receive_window_bits_max: 15 };
 
-/// Opens a WebSocket.
+/// Opens a WebSocket; with no channel, an enveloped one that is subscribed to nothing yet.
 ///
 /// # Errors
 ///
@@ -66,21 +66,6 @@ pub async fn open(
         Err(problem) => return Err(problem),
     };
     Ok(Answer::Stream(Box::new(stream(worker, wanted, begun, &accepted, protocol))))
-}
-
-/// Opens an enveloped connection that is subscribed to nothing yet.
-///
-/// # Errors
-///
-/// As [`open`]'s.
-pub async fn connect(
-    worker: &Rc<Worker>,
-    request: &Request,
-    echo: bool,
-    verdict: &Verdict<'_>,
-) -> Result<Answer, Problem> {
-    let wanted = SubscribeRequest::enveloped(Vec::new(), Vec::new());
-    open(worker, request, SubscribeRequest { echo, ..wanted }, verdict).await
 }
 
 /// Whether what is asked for goes with the subprotocol that both know.
@@ -118,6 +103,7 @@ async fn begin_websocket(worker: &Rc<Worker>, wanted: &SubscribeRequest) -> Resu
     if wanted.subscribe {
         return begin(worker, wanted).await;
     }
+    wanted.check_refusal()?;
     if worker.is_draining() {
         return Err(Problem::draining());
     }

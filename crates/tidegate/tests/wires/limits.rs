@@ -75,32 +75,71 @@ fn part_of_a_pipelined_head_is_told_too() {
 }
 
 #[test]
-fn over_the_limit_connections_are_refused_until_others_go() {
+fn over_the_limit_each_wire_tells_it_until_others_go() {
     let config = "[http]\nmax_connections = 2\n";
     let server = Server::start("connections", config, &["--dev"]);
     let sse = server.sse("/channels/a", "");
     let mut idle = server.connect();
     idle.send_request("GET", "/healthz", "", "");
     assert_eq!(idle.answer("GET").status, 200);
-    let mut refused = server.connect();
-    let answer = refused.answer("GET");
-    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
-    assert!(refused.is_closed());
+    let what = "2 connections already, which is http.max_connections";
+    for (method, target, body) in [
+        ("GET", "/channels/a", ""),
+        ("GET", "/channels/a?wait=1s", ""),
+        ("GET", "/channels/a?wire=ndjson", ""),
+        ("GET", "/channels", ""),
+        ("POST", "/channels/a", "x"),
+        ("POST", "/publish", "{}"),
+        ("DELETE", "/channels/a", ""),
+    ] {
+        let mut refused = server.connect();
+        let answer = refused.request(method, target, "", body);
+        answer.check_problem(503, "unavailable", what);
+        let headers = ["retry-after", "connection"].map(|it| answer.field(it));
+        assert_eq!(headers, ["1", "close"], "{method} {target}");
+        assert!(refused.is_closed());
+    }
+    // An EventSource would give up for ever.
+    let answer = server.request("GET", "/channels/a", SSE, "");
+    assert_eq!((answer.status, answer.field("retry-after")), (200, "1"));
+    assert!(answer.body.starts_with("retry: "), "{}", answer.body);
+    assert!(answer.body.contains("event: tidegate-error\n") && answer.body.contains(what));
+    // A page can't read a status.
+    let own = format!("http://{}", server.address);
+    for target in ["/channels/a", "/channels/a?subscribe=0"] {
+        let mut ws = server.ws_with(server.connect(), target, None, &[("Origin", &own)]);
+        assert_eq!(ws.closed(1013), "unavailable 1");
+    }
+    // What is wrong for good is still told, and machines still see that it is alive.
+    server.get("/channels/a..b").check_problem(400, "invalid_argument", "empty segment");
+    assert_eq!(server.get("/healthz").status, 200);
     // Who is there is served on.
     idle.send_request("GET", "/healthz", "", "");
     assert_eq!(idle.answer("GET").status, 200);
     drop(sse);
     let began = Instant::now();
-    loop {
-        let mut peer = server.connect();
-        peer.send_request("GET", "/healthz", "", "");
-        // Refused, its answer may be lost with what we sent.
-        let mut text = [0; 12];
-        if peer.stream.read_exact(&mut text).is_ok() && text == *b"HTTP/1.1 200" {
-            break;
-        }
+    while server.get("/channels/a").status != 200 {
         assert!(began.elapsed() < SOON, "it never had room again");
     }
+}
+
+#[test]
+fn of_those_over_the_limit_not_all_are_read() {
+    let config = "[http]\nmax_connections = 1\n";
+    let server = Server::start("surplus", config, &["--dev"]);
+    let _sse = server.sse("/channels/a", "");
+    // Who says nothing is given up after two seconds; 256 may say nothing at a time.
+    let mut silent: Vec<_> = (0..400).map(|_| server.connect()).collect();
+    let mut bare = 0;
+    for peer in &mut silent {
+        let mut text = String::new();
+        peer.stream.read_to_string(&mut text).unwrap();
+        if !text.is_empty() {
+            assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("\r\nretry-after: 1\r\n"));
+            bare += 1;
+        }
+    }
+    assert!((1..=144).contains(&bare), "{bare} of 400 were refused unread");
 }
 
 #[test]
