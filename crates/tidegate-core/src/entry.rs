@@ -9,7 +9,9 @@ use crate::channel::ChannelName;
 use crate::cursor::{Cursor, Position};
 use crate::payload::Payload;
 
-/// Milliseconds since 1970-01-01T00:00:00Z, by the accepting node's clock.
+/// Microseconds since 1970-01-01T00:00:00Z, by the accepting node's clock.
+///
+/// Users see milliseconds (CONTRACT 2); the rest is for measuring how long a delivery took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub u64);
 

@@ -5,14 +5,26 @@ use crate::entry::Timestamp;
 /// Length of [`Timestamp::rfc3339`], in bytes.
 pub const RFC3339_BYTES: usize = 24;
 
-/// The last moment that four digits of a year can name.
+/// The last moment that four digits of a year can name, in milliseconds.
 const LAST: u64 = 253_402_300_799_999;
 
 impl Timestamp {
+    /// The moment so many milliseconds after 1970-01-01T00:00:00Z.
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis.saturating_mul(1000))
+    }
+
+    /// How long after `earlier` it is, in microseconds; 0 where clocks disagree.
+    #[must_use]
+    pub const fn micros_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// `2026-11-21T10:00:00.000Z`. Later than the year 9999 is written as its last millisecond.
     #[must_use]
     pub fn rfc3339(self) -> [u8; RFC3339_BYTES] {
-        let millis = self.0.min(LAST);
+        let millis = (self.0 / 1000).min(LAST);
         let (days, of_day) = (millis / 86_400_000, millis % 86_400_000);
         let (year, month, day) = civil(days);
         let mut out = *b"0000-00-00T00:00:00.000Z";
@@ -65,7 +77,7 @@ mod tests {
 
     #[track_caller]
     fn check(millis: u64, expect: &str) {
-        assert_eq!(std::str::from_utf8(&Timestamp(millis).rfc3339()), Ok(expect));
+        assert_eq!(std::str::from_utf8(&Timestamp::from_millis(millis).rfc3339()), Ok(expect));
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod config;
 pub mod connection;
 pub mod driver;
 pub mod metrics;
+pub mod negotiate;
 pub mod origin;
 pub mod presence;
 pub mod problem;

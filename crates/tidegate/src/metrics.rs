@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, text};
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
@@ -22,13 +22,65 @@ use crate::problem::Code;
 use crate::transport::Wire;
 use crate::worker::Gateway;
 
-/// `Content-Type` of [`render`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How the text is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `OpenMetrics` 1.0.
+    OpenMetrics,
+    /// The format that Prometheus had before (0.0.4), which people's eyes and older tools read.
+    Prometheus,
+}
 
-/// Everything that was counted, summed over the workers, as OpenMetrics text.
+impl Format {
+    /// Its `Content-Type`.
+    #[must_use]
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// Everything that was counted, summed over the workers.
 #[must_use]
-pub fn render(gateway: &Gateway) -> String {
-    render_workers(gateway.metrics.clone())
+pub fn render(gateway: &Gateway, format: Format) -> String {
+    let text = render_workers(gateway.metrics.clone());
+    match format {
+        Format::OpenMetrics => text,
+        Format::Prometheus => to_prometheus(&text),
+    }
+}
+
+/// `OpenMetrics` text in the format before it: a counter is described under the name that its samples
+/// have, and there are neither units nor an end.
+fn to_prometheus(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 256);
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let (mut name, mut rest) = ("", line);
+        for start in ["# HELP ", "# TYPE "] {
+            if let Some(described) = line.strip_prefix(start) {
+                (name, rest) = described.split_once(' ').unwrap_or((described, ""));
+                out.push_str(start);
+            }
+        }
+        if name.is_empty() {
+            if !line.starts_with("# ") {
+                out.push_str(line);
+                out.push('\n');
+            }
+            continue;
+        }
+        // A help comes right before its type.
+        let kind = if line.starts_with("# HELP ") { lines.peek().copied() } else { Some(line) };
+        let is_counter = kind.is_some_and(|it| it.ends_with(" counter"));
+        let suffix = if is_counter { "_total " } else { " " };
+        for part in [name, suffix, rest, "\n"] {
+            out.push_str(part);
+        }
+    }
+    out
 }
 
 fn render_workers(workers: Vec<Arc<WorkerMetrics>>) -> String {
@@ -45,6 +97,8 @@ fn render_workers(workers: Vec<Arc<WorkerMetrics>>) -> String {
 pub struct WorkerMetrics {
     /// Times the hub drained its inbox; publications over turns is how well batching works.
     pub hub_turns: Counter,
+    /// From when a publication was accepted to when it was written to a subscriber who was there.
+    pub publish_to_write: Histogram,
     open_connections: AtomicUsize,
     connected: PerWire,
     disconnected: [[Counter; CODES]; Wire::ALL.len()],
@@ -60,6 +114,31 @@ pub struct WorkerMetrics {
 }
 
 type PerWire = [Counter; Wire::ALL.len()];
+
+/// Upper bounds of a [`Histogram`]'s buckets, in microseconds; what is slower is counted above them.
+const BOUNDS: [u64; 16] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000,
+];
+
+/// How long something took, one thread's.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    /// What fell into each bucket, and at last what fell above them.
+    buckets: [Counter; BOUNDS.len() + 1],
+    micros: Counter,
+}
+
+impl Histogram {
+    /// So many took so many microseconds each.
+    pub fn observe(&self, micros: u64, count: u64) {
+        let at = BOUNDS.partition_point(|bound| *bound < micros);
+        if let Some(bucket) = self.buckets.get(at) {
+            bucket.add(count);
+            self.micros.add(micros.saturating_mul(count));
+        }
+    }
+}
 
 /// Every code of CONTRACT 7, and before them `none`.
 const CODES: usize = Code::ALL.len() + 1;
@@ -94,6 +173,7 @@ impl Default for WorkerMetrics {
     fn default() -> Self {
         Self {
             hub_turns: Counter::default(),
+            publish_to_write: Histogram::default(),
             open_connections: AtomicUsize::new(0),
             connected: counters(),
             disconnected: array::from_fn(|_| counters()),
@@ -260,6 +340,7 @@ impl<'w> Page<'_, 'w> {
         let bytes = self.sum(|it| &it.delivery_bytes);
         let help = "Bytes of entries that were written to subscribers";
         self.counter("delivery", help, Some(&Unit::Bytes), bytes)?;
+        self.publish_to_write()?;
         let reasons = GapReason::ALL.map(GapReason::as_str);
         let gaps = self.family("reason", &reasons, Zeros::Listed, |it| &it.gaps);
         self.counter("gaps", "Gaps that subscribers were told", None, gaps)?;
@@ -268,6 +349,25 @@ impl<'w> Page<'_, 'w> {
         self.counter("outbox_overflows", "Outboxes that were full", None, overflows)?;
         let turns = self.sum(|it| &it.hub_turns);
         self.counter("hub_turns", "Batches that hubs took from their inboxes", None, turns)
+    }
+
+    fn publish_to_write(&mut self) -> fmt::Result {
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 microseconds")]
+        let seconds = |micros: u64| micros as f64 / 1e6;
+        let buckets: Vec<_> = (0..=BOUNDS.len())
+            .map(|at| {
+                let bound = BOUNDS.get(at).map_or(f64::INFINITY, |bound| seconds(*bound));
+                (bound, self.sum_all(|it| it.publish_to_write.buckets.get(at)))
+            })
+            .collect();
+        let sum = seconds(self.sum_all(|it| Some(&it.publish_to_write.micros)));
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let help = "From when a publication was accepted to when it was written to a subscriber \
+                    that was there already";
+        let (unit, kind) = (Some(&Unit::Seconds), MetricType::Histogram);
+        self.encoder
+            .encode_descriptor("publish_to_write", help, unit, kind)?
+            .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
     }
 
     fn publications(&mut self) -> fmt::Result {
@@ -447,6 +547,34 @@ mod tests {
     }
 
     #[test]
+    fn how_long_it_took_is_counted_in_buckets() {
+        let workers = two_workers();
+        workers[0].publish_to_write.observe(0, 3);
+        workers[0].publish_to_write.observe(100, 1);
+        workers[1].publish_to_write.observe(101, 2);
+        workers[1].publish_to_write.observe(10_000_001, 1);
+        for line in [
+            "bucket{le=\"0.0001\"} 4",
+            "bucket{le=\"0.00025\"} 6",
+            "bucket{le=\"10.0\"} 6",
+            "bucket{le=\"+Inf\"} 7",
+            "count 7",
+            "sum 10.000303",
+        ] {
+            check(&workers, &format!("tidegate_publish_to_write_seconds_{line}"));
+        }
+    }
+
+    #[test]
+    fn who_knows_no_openmetrics_gets_what_was_before_it() {
+        let text = "# HELP a_b What.\n# TYPE a_b counter\n# UNIT a_b b\na_b_total{c=\"d\"} 1\n\
+                    # HELP e Is.\n# TYPE e gauge\ne 2\n# EOF\n";
+        let expect = "# HELP a_b_total What.\n# TYPE a_b_total counter\na_b_total{c=\"d\"} 1\n\
+                      # HELP e Is.\n# TYPE e gauge\ne 2\n";
+        assert_eq!(to_prometheus(text), expect);
+    }
+
+    #[test]
     fn a_gauge_never_falls_below_zero() {
         let workers = two_workers();
         workers[0].disconnected(Wire::Sse, None);
@@ -463,12 +591,15 @@ mod tests {
         };
         let (help, types, units) = (of("# HELP "), of("# TYPE "), of("# UNIT "));
         assert_eq!(help, types);
-        assert_eq!(units, ["tidegate_delivery_bytes", "tidegate_publication_bytes"]);
+        let measured = ["delivery_bytes", "publish_to_write_seconds", "publication_bytes"];
+        assert_eq!(units, measured.map(|it| format!("tidegate_{it}")));
         let unique: std::collections::HashSet<_> = types.iter().collect();
         assert_eq!(unique.len(), types.len());
         for line in text.lines().filter(|it| !it.starts_with('#')) {
             let series = line.split(['{', ' ']).next().unwrap();
-            let name = series.strip_suffix("_total").unwrap_or(series);
+            let suffix =
+                ["_total", "_bucket", "_count", "_sum"].into_iter().find(|it| series.ends_with(it));
+            let name = series.strip_suffix(suffix.unwrap_or_default()).unwrap_or(series);
             assert!(types.iter().any(|it| it == name), "{line}");
         }
         let version = env!("CARGO_PKG_VERSION");

@@ -193,7 +193,7 @@ async fn route(
         "/healthz" => return only_get(&method, api::health::live),
         "/readyz" => return only_get(&method, || api::health::ready(&worker.gateway)),
         "/metrics" if worker.config.admin == Admin::Main => {
-            return only_get(&method, || api::health::metrics(&worker.gateway));
+            return only_get(&method, || api::health::metrics(&worker.gateway, request.headers()));
         }
         _ => {}
     }

@@ -311,7 +311,7 @@ impl Worker {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
     }
 
     // ---- Clients -----------------------------------------------------------------------------

@@ -294,7 +294,7 @@ fn text(channel: &str, text: &str) -> Draft {
         publication: Some(Publication { payload, event: None, user: None, origin: None }),
         ends: false,
         key: None,
-        time: Timestamp(1_700_000_000_000),
+        time: Timestamp::from_millis(1_700_000_000_000),
         id: next_id(),
     }
 }

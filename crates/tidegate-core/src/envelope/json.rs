@@ -432,7 +432,7 @@ mod tests {
             channel: channel(vector),
             position: position(vector),
             prev: 0,
-            time: Timestamp(vector["time"].as_u64().unwrap()),
+            time: Timestamp::from_millis(vector["time"].as_u64().unwrap()),
             body: Body::Publication(publication),
         }
     }

@@ -305,7 +305,7 @@ mod tests {
         Member { id: id.into(), user: None, info: None, joined: TIME }
     }
 
-    const TIME: Timestamp = Timestamp(1_795_255_200_123);
+    const TIME: Timestamp = Timestamp::from_millis(1_795_255_200_123);
 
     #[test]
     fn every_reply_and_push_has_its_golden_form() {

@@ -3,10 +3,11 @@
 //! Asked without a right, and on the admin's listener too, which is not on a worker.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, HeaderValue};
+use http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, VARY};
 
 use super::answer;
-use crate::metrics;
+use crate::metrics::{self, Format};
+use crate::negotiate::negotiate;
 use crate::problem::Problem;
 use crate::router::Response;
 use crate::worker::Gateway;
@@ -35,13 +36,21 @@ pub fn ready(gateway: &Gateway) -> Result<Response, Problem> {
     live()
 }
 
-/// `GET /metrics`: what is counted, for Prometheus.
+/// `GET /metrics`: what is counted, as `OpenMetrics` where that is accepted by its name, else in the
+/// older format of Prometheus.
 ///
 /// # Errors
 ///
 /// None, likewise.
-pub fn metrics(gateway: &Gateway) -> Result<Response, Problem> {
-    Ok(text(metrics::CONTENT_TYPE, metrics::render(gateway)))
+pub fn metrics(gateway: &Gateway, headers: &HeaderMap) -> Result<Response, Problem> {
+    const OFFERED: [(&str, &str, Format); 2] = [
+        ("text", "plain", Format::Prometheus),
+        ("application", "openmetrics-text", Format::OpenMetrics),
+    ];
+    let format = negotiate(headers, &OFFERED).unwrap_or(Format::Prometheus);
+    let mut response = text(format.content_type(), metrics::render(gateway, format));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    Ok(response)
 }
 
 /// What was true at this moment.

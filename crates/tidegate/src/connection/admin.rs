@@ -57,7 +57,7 @@ fn answer(gateway: &Gateway, refusals: &Refusals, request: &http::Request<Incomi
     let answered = match (request.method(), request.uri().path()) {
         (&(Method::GET | Method::HEAD), "/healthz") => health::live(),
         (&(Method::GET | Method::HEAD), "/readyz") => health::ready(gateway),
-        (&(Method::GET | Method::HEAD), "/metrics") => health::metrics(gateway),
+        (&(Method::GET | Method::HEAD), "/metrics") => health::metrics(gateway, request.headers()),
         (method, "/healthz" | "/readyz" | "/metrics") => {
             Err(Problem::method_not_allowed(method.as_str(), "GET, HEAD"))
         }

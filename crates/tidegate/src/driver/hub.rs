@@ -48,11 +48,13 @@ pub struct Batch<'a> {
     shared: Vec<Shared>,
     /// All of them, per form, once somebody needed it.
     forms: Vec<(Form, Bytes)>,
+    /// To how many it was written at once since that was counted.
+    pub written: u64,
 }
 
 impl<'a> Batch<'a> {
     fn new(entries: &'a [Arc<Entry>]) -> Self {
-        Self { entries, shared: Vec::new(), forms: Vec::new() }
+        Self { entries, shared: Vec::new(), forms: Vec::new(), written: 0 }
     }
 
     /// The entries.
@@ -70,6 +72,18 @@ impl<'a> Batch<'a> {
             }
         }
         &self.shared
+    }
+
+    /// Counts how long it took to whom it was written since the last call.
+    fn count_written(&mut self, worker: &Worker) {
+        let written = std::mem::take(&mut self.written);
+        if written == 0 {
+            return;
+        }
+        let now = worker.now();
+        for entry in self.entries {
+            worker.metrics.publish_to_write.observe(now.micros_since(entry.time), written);
+        }
     }
 
     /// Whether `session` published any of it.
@@ -270,6 +284,7 @@ async fn deliver_batch(worker: &Rc<Worker>, channel: &ChannelName, mut batch: Ba
                 Subscriber::Waiter(waiter, index) => waiter.deliver(index, batch.shared()),
             }
         }
+        batch.count_written(worker);
         let Some(next) = next else { break };
         from = next;
         tokio::task::yield_now().await;

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use http::Method;
-use http::header::{ACCEPT, HeaderMap, UPGRADE};
+use http::header::{HeaderMap, UPGRADE};
 use tidegate_core::ChannelName;
 use tidegate_core::cursor::{Begin, Cursor, parse_joined};
 use tidegate_core::envelope::client::{LIMIT_DEFAULT, LIMIT_MAX};
 
 use super::Wire;
 use crate::config::parse_duration;
+use crate::negotiate::negotiate;
 use crate::problem::Problem;
 use crate::router::{Query, Request, header};
 
@@ -167,66 +168,18 @@ pub fn upgrades(headers: &HeaderMap) -> bool {
     values.flat_map(|it| it.split(',')).any(|it| it.trim().eq_ignore_ascii_case("websocket"))
 }
 
-/// The best of `Accept` (RFC 9110 §12.5.1): by weight, then by how exactly it is named, and a poll
-/// before the streams where nothing is.
+/// The best of `Accept`, a poll before the streams where nothing is.
 fn accepted(headers: &HeaderMap) -> Result<Wire, Problem> {
     const OURS: [(&str, &str, Wire); 3] = [
         ("application", "json", Wire::Poll),
         ("text", "event-stream", Wire::Sse),
         ("application", "x-ndjson", Wire::Ndjson),
     ];
-    let mut ranges = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|it| it.to_str().ok())
-        .flat_map(|it| it.split(','))
-        .filter_map(range)
-        .peekable();
-    if ranges.peek().is_none() {
-        return Ok(Wire::Poll);
-    }
-    let ranges: Vec<_> = ranges.collect();
-    let mut best = None;
-    for (kind, subkind, wire) in OURS {
-        let weight = ranges.iter().filter_map(|(of, sub, weight)| {
-            let exact = match (*of, *sub) {
-                ("*", "*") => 0,
-                (of, "*") if of.eq_ignore_ascii_case(kind) => 1,
-                (of, sub) if of.eq_ignore_ascii_case(kind) && sub.eq_ignore_ascii_case(subkind) => {
-                    2
-                }
-                _ => return None,
-            };
-            Some((exact, *weight))
-        });
-        // The most exact range says what this one weighs.
-        let Some((exact, weight)) = weight.max_by_key(|(exact, _)| *exact) else { continue };
-        if weight > 0 && best.is_none_or(|(rank, _)| (weight, exact) > rank) {
-            best = Some(((weight, exact), wire));
-        }
-    }
-    best.map(|(_, wire)| wire).ok_or_else(|| {
+    negotiate(headers, &OURS).ok_or_else(|| {
         Problem::not_acceptable(
             "Accept: application/json, text/event-stream and application/x-ndjson can be had",
         )
     })
-}
-
-/// Type, subtype and weight in thousandths of one range.
-fn range(text: &str) -> Option<(&str, &str, u32)> {
-    let mut parts = text.split(';').map(str::trim);
-    let (kind, subkind) = parts.next()?.split_once('/')?;
-    let weight = parts.find_map(|it| {
-        let (name, value) = it.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse::<f32>().ok())?
-    });
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "clamped to what fits"
-    )]
-    let weight = (weight.unwrap_or(1.0).clamp(0.0, 1.0) * 1000.0) as u32;
-    Some((kind, subkind, weight))
 }
 
 fn wait(text: &str) -> Result<Duration, Problem> {

@@ -18,6 +18,7 @@ mod drain;
 mod envelope;
 mod hostile;
 mod limits;
+mod metrics;
 mod poll;
 mod presence;
 mod slow;

@@ -29,6 +29,7 @@ use tidegate_core::hub::HubChannel;
 use tidegate_core::presence::Round;
 use tidegate_core::{
     Body, ChannelName, Entry, Gap, GapReason, OutboxBounds, Position, SessionId, Subscription,
+    Timestamp,
 };
 use tidegate_wire::websocket::{self, Decoder};
 use tokio::net::TcpStream;
@@ -155,6 +156,8 @@ struct Sub {
     framing: Framing,
     /// Its log can't be read: an enveloped connection goes on without it.
     is_lost: bool,
+    /// When it was made.
+    since: Timestamp,
 }
 
 /// An answer of the broker on its way.
@@ -429,6 +432,7 @@ impl Sub {
             channel: start.channel,
             framing,
             is_lost: false,
+            since: worker.now(),
         };
         (it, (start.has_ended, start.held))
     }

@@ -1,12 +1,14 @@
 //! What a client is sent: at once by the hub, or by its own task from outboxes and pages of the log.
 
+use std::cell::LazyCell;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tidegate_broker::{Page, Reply, Unavailable};
 use tidegate_core::subscription::{Mode, Offered, Step};
-use tidegate_core::{Cursor, GapReason, Policy, Position};
+use tidegate_core::{Cursor, GapReason, Policy, Position, Timestamp};
 use tokio::io::AsyncWrite;
 
 use super::input::pong;
@@ -122,6 +124,8 @@ impl Inner {
         pages: &mut usize,
     ) -> Progress {
         let mut progress = Progress::None;
+        // Asked for at most once: what is written here leaves in one piece.
+        let now = LazyCell::new(|| worker.now());
         let count = self.subs.len();
         for step in 0..count {
             let index = (usize::from(self.turn) + step) % count;
@@ -132,7 +136,7 @@ impl Inner {
                 let Some(sub) = self.subs.get_mut(index) else { break };
                 let Some(next) = sub.subscription.next() else { break };
                 progress = Progress::Made;
-                self.write_step(worker, index, next);
+                self.write_step(worker, index, next, &now);
             }
             if self.retire_if_over(worker, index) == Progress::Made {
                 progress = Progress::Made;
@@ -238,7 +242,13 @@ impl Inner {
         }
     }
 
-    pub(super) fn write_step(&mut self, worker: &Worker, index: usize, step: Step<Shared>) {
+    fn write_step(
+        &mut self,
+        worker: &Worker,
+        index: usize,
+        step: Step<Shared>,
+        now: &impl Deref<Target = Timestamp>,
+    ) {
         let Some(form) = self.form_of(index) else { return };
         let is_enveloped = self.is_enveloped();
         if is_enveloped {
@@ -256,6 +266,12 @@ impl Inner {
                     encoder.joined(item.entry(), form, &self.resume())
                 };
                 worker.metrics.delivered(1, piece.len());
+                // What is older it asked for: that it comes now says nothing of how fast we are.
+                let accepted = item.entry().time;
+                if self.subs.get(index).is_some_and(|it| it.since <= accepted) {
+                    let micros = now.micros_since(accepted);
+                    worker.metrics.publish_to_write.observe(micros, 1);
+                }
                 self.out.push(piece);
             }
             Step::Gap(gap) => {
@@ -345,6 +361,7 @@ impl Inner {
                 sub.subscription.advance(to, ended);
                 self.written_at = worker.tick();
                 worker.metrics.delivered(batch.entries().len(), bytes.len());
+                batch.written += 1;
                 if written < bytes.len() {
                     self.out.push(bytes.slice(written..));
                     self.wake();

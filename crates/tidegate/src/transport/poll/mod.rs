@@ -99,6 +99,7 @@ pub async fn answer(
     asked: &Asked<'_>,
 ) -> Result<Response, Problem> {
     let &Asked { target, if_none_match, is_head, session } = asked;
+    let began = worker.now();
     let (answer, go_on) = find(worker, request, (!is_head).then_some(session)).await?;
     worker.metrics.polled(request.wire);
     let (mut response, body_len) = respond(request, &answer, target, go_on, if_none_match);
@@ -109,6 +110,11 @@ pub async fn answer(
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body_len));
     } else {
         worker.metrics.delivered(answer.messages.len(), body_len);
+        let now = worker.now();
+        // What it has waited for; the rest was there before it.
+        for time in answer.messages.iter().map(|it| it.time).filter(|it| *it >= began) {
+            worker.metrics.publish_to_write.observe(now.micros_since(time), 1);
+        }
         answer.gaps.iter().for_each(|(_, gap)| worker.metrics.gap(gap.reason));
     }
     Ok(response)
