@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::problem::{Place, Problem, Problems};
 use super::raw::{self, Table, Value, Written};
@@ -55,6 +55,15 @@ impl Sources {
                 .and_then(|input| Table::parse(path, &input)),
         };
         self.resolve(file)
+    }
+
+    /// Reads all of them with `input` in place of what the file has; `path` is its name in problems.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sources::load`]'s.
+    pub fn load_from(&self, path: &Path, input: &[u8]) -> Result<Config, Problems> {
+        self.resolve(Table::parse(path, input))
     }
 
     /// Lays the sources over each other, the file's being `file`.

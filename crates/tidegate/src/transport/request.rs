@@ -83,7 +83,12 @@ impl SubscribeRequest {
         self.refusal.clone().map_or(Ok(()), Err)
     }
 
-    fn of(
+    /// The same, of what of its head counts.
+    ///
+    /// # Errors
+    ///
+    /// As [`SubscribeRequest::parse`]'s.
+    pub fn of(
         method: &Method,
         headers: &HeaderMap,
         channels: Vec<ChannelName>,
