@@ -15,7 +15,7 @@ pub use tidegate_core::Code;
 use tidegate_core::channel::ChannelNameError;
 use tidegate_core::cursor::CursorError;
 use tidegate_core::entry::{EventNameError, KeyError};
-use tidegate_core::envelope::json::{write_error, write_error_object, write_seconds, write_string};
+use tidegate_core::envelope::json::{write_error_object, write_seconds, write_string};
 use tidegate_core::envelope::{CommandError, JsonStreamError, ServerBody};
 use tidegate_core::payload::PayloadError;
 use tidegate_wire::ndjson::LineTooLong;
@@ -273,11 +273,6 @@ impl Problem {
         }
     }
 
-    /// Appends `{"error":{"code","message","retry_after"?}}`: an error in the midst of a stream.
-    pub fn write_line(&self, out: &mut Vec<u8>) {
-        write_error(self.code.as_str(), &self.detail, self.retry_after, out);
-    }
-
     /// Appends `{"code","message","retry_after"?}`: the data of SSE's `tidegate-error`.
     pub fn write_object(&self, out: &mut Vec<u8>) {
         write_error_object(self.code.as_str(), &self.detail, self.retry_after, out);
@@ -449,11 +444,8 @@ mod tests {
     #[test]
     fn streams_are_told_in_one_line() {
         let mut out = Vec::new();
-        Problem::draining().write_line(&mut out);
-        let object = r#"{"code":"unavailable","message":"this node is shutting down; connect again","retry_after":1}"#;
-        assert_eq!(String::from_utf8(out).unwrap(), format!("{{\"error\":{object}}}"));
-        let mut out = Vec::new();
         Problem::draining().write_object(&mut out);
+        let object = r#"{"code":"unavailable","message":"this node is shutting down; connect again","retry_after":1}"#;
         assert_eq!(String::from_utf8(out).unwrap(), object);
     }
 

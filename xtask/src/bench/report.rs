@@ -66,6 +66,7 @@ impl Outcome {
             })
             .collect();
         let groups: Vec<Value> = self.groups.iter().map(|it| self.group(it)).collect();
+        let file = folder.join(format!("{}.json", self.scenario.name()));
         let mut report = json!({
             "scenario": self.scenario.name(),
             "title": self.scenario.title(),
@@ -80,7 +81,9 @@ impl Outcome {
         if let (Some(codec), Some(report)) = (&self.codec, report.as_object_mut()) {
             report.insert("codec".to_owned(), codec.clone());
         }
-        let file = folder.join(format!("{}.json", self.scenario.name()));
+        if let (Some(before), Some(report)) = (before(&file), report.as_object_mut()) {
+            report.insert("before".to_owned(), before);
+        }
         fs::write(&file, serde_json::to_string_pretty(&report)? + "\n")
             .with_context(|| format!("writing {}", file.display()))
     }
@@ -136,6 +139,16 @@ impl Outcome {
             "rounds": rounds,
         })
     }
+}
+
+/// What the report that is about to be written over saw: a result says little without the one before.
+fn before(file: &Path) -> Option<Value> {
+    let report: Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
+    let of = |key| report.get(key).cloned().unwrap_or_default();
+    let targets: Vec<Value> = array(&report, "targets")
+        .map(|it| json!({ "claim": it.get("claim"), "seen": it.get("seen") }))
+        .collect();
+    Some(json!({ "date": of("date"), "commit": of("commit"), "targets": targets }))
 }
 
 fn row(label: &str, cells: impl Iterator<Item = String>) -> Vec<String> {
@@ -231,7 +244,9 @@ fn section(page: &mut String, report: &Value) -> anyhow::Result<()> {
         of("rustc"),
         of("load_average"),
     )?;
-    writeln!(page, "| target | at most | seen | |\n| --- | --- | --- | --- |")?;
+    let before = report.get("before").unwrap_or(&Value::Null);
+    let since = text(before, "commit").map_or_else(String::new, |it| format!("before, {it}"));
+    writeln!(page, "| target | at most | {since} | seen | |\n| --- | --- | --- | --- | --- |")?;
     for target in array(report, "targets") {
         let seen = target.get("seen").and_then(Value::as_f64);
         let seen = seen.map_or_else(|| "not measured".to_owned(), figure);
@@ -243,7 +258,14 @@ fn section(page: &mut String, report: &Value) -> anyhow::Result<()> {
             (false, _) => "**missed**",
         };
         let (claim, at_most) = (text(target, "claim"), at_most.unwrap_or_default());
-        writeln!(page, "| {} | {at_most} | {seen} | {mark} |", claim.unwrap_or_default())?;
+        let mut earlier = array(before, "targets").filter(|it| text(it, "claim") == claim);
+        let earlier = earlier.next().and_then(|it| it.get("seen")?.as_f64());
+        let earlier = earlier.map(figure).unwrap_or_default();
+        writeln!(
+            page,
+            "| {} | {at_most} | {earlier} | {seen} | {mark} |",
+            claim.unwrap_or_default()
+        )?;
     }
     for group in array(report, "groups") {
         let dropped = group.get("dropped").and_then(Value::as_u64).unwrap_or_default();
@@ -311,13 +333,15 @@ mod tests {
                 "name": "1000 subscribers", "dropped": 1, "columns": ["", "CPU"],
                 "rows": [["raw", "3.06"]], "rounds": [{}],
             }],
+            "before": { "commit": "abc", "targets": [{ "claim": "W = 1", "seen": 1.5 }] },
             "codec": { "unit": "ns", "decode": [{ "bytes": 16, "ours": 3.5 }] },
         });
         let mut page = String::new();
         section(&mut page, &report).unwrap();
         for expect in [
-            "| W = 1 | 1.200 | 1.062 | met |",
-            "| W = 16 | 0.0600 | not measured | **missed** |",
+            "| target | at most | before, abc | seen | |",
+            "| W = 1 | 1.200 | 1.500 | 1.062 | met |",
+            "| W = 16 | 0.0600 |  | not measured | **missed** |",
             "1000 subscribers (1 rounds, 1 dropped):",
             "| raw | 3.06 |",
             "decode (ns):",
