@@ -1,6 +1,6 @@
 //! What is wrong with a configuration: where it was written, which key, what, and what is allowed.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
 /// All that was found wrong, in the order of the file, then the environment, then the flags.
@@ -49,6 +49,7 @@ impl fmt::Display for Problems {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = OneLine(f);
         match &self.place {
             Place::File(path) => write!(f, "{}: ", path.display())?,
             Place::Line(path, line) => write!(f, "{}:{line}: ", path.display())?,
@@ -62,5 +63,23 @@ impl fmt::Display for Problem {
             }
             _ => f.write_str(&self.message),
         }
+    }
+}
+
+/// Escapes what would break the line, or move a terminal's cursor: names and keys are anybody's.
+struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive(char::is_control) {
+            match piece.char_indices().next_back() {
+                Some((at, last)) if last.is_control() => {
+                    let (before, _) = piece.split_at(at);
+                    write!(self.0, "{before}{}", last.escape_default())?;
+                }
+                _ => self.0.write_str(piece)?,
+            }
+        }
+        Ok(())
     }
 }

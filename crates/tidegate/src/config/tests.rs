@@ -616,6 +616,15 @@ fn a_wrong_variable_is_told_by_its_name() {
     }
 }
 
+#[test]
+fn a_mistake_is_one_line_whatever_is_in_a_name() {
+    let told =
+        load("\"a\\nb\\u001b\" = 1", &[("TIDEGATE_\nX", "1")], &Flags::default()).unwrap_err();
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(lines.len(), 2, "{told}");
+    assert!(lines[0].contains("a\\nb\\u{1b}") && lines[1].starts_with("TIDEGATE_\\nX: "), "{told}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_variable_that_is_no_utf_8_is_told() {
