@@ -1,12 +1,12 @@
 // Headless Chromium against the gateway, from a page of another loopback origin: EventSource over restarts and to its
-// end, WebSocket with and without permessage-deflate, and fetch. The environment variable CHROMIUM names the browser.
+// end, WebSocket with and without permessage-deflate, and fetch.
 
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { after, before, test } from 'node:test'
-import { chromium } from 'playwright-core'
 import { Gateway, patience } from '../clients/gateway.mjs'
+import { launch } from './chromium.mjs'
 
 let browser, pages, gateway
 before(async () => {
@@ -14,14 +14,7 @@ before(async () => {
   pages.listen(0, '127.0.0.1')
   await once(pages, 'listening')
   gateway = await Gateway.started()
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    // Nothing but what the tests ask for goes over the network.
-    args: [
-      '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync',
-    ],
-  })
+  browser = await launch()
 })
 after(async () => {
   await browser?.close()

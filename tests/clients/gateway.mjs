@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 
 const program = process.env.TIDEGATE ?? 'target/release/tidegate'
-const config = fileURLToPath(new URL('tidegate.toml', import.meta.url))
+const defaultConfig = fileURLToPath(new URL('tidegate.toml', import.meta.url))
 
 /** For each wait on the network, in milliseconds: far above what it takes, so that a failure ends. */
 export const patience = 20_000
@@ -49,18 +49,19 @@ export class Gateway {
   address = '127.0.0.1:0'
 
   /** @param {Record<string, string>} settings more of the environment's, such as TIDEGATE_WEBSOCKET__DEFLATE */
-  constructor(settings = {}) {
+  constructor(settings = {}, config = defaultConfig) {
     this.env = { ...process.env, ...settings }
+    this.config = config
   }
 
-  static async started(settings) {
-    const gateway = new Gateway(settings)
+  static async started(settings, config) {
+    const gateway = new Gateway(settings, config)
     await gateway.start()
     return gateway
   }
 
   async start() {
-    const args = ['serve', '--dev', '--listen', this.address, '--config', config]
+    const args = ['serve', '--dev', '--listen', this.address, '--config', this.config]
     this.process = spawn(program, args, { env: this.env, stdio: ['ignore', 'ignore', 'pipe'] })
     this.exited = once(this.process, 'exit')
     const said = []
@@ -101,6 +102,12 @@ export class Gateway {
     const answer = await fetch(this.url(channel), { method: 'POST', body: data, headers })
     if (!answer.ok) throw new Error(`publishing: ${answer.status} ${await answer.text()}`)
     return answer.json()
+  }
+
+  /** A count of `/metrics`, with its labels. */
+  async metric(name) {
+    const lines = (await (await fetch(`http://${this.address}/metrics`)).text()).split('\n')
+    return Number(lines.find((line) => line.startsWith(`${name} `))?.split(' ').at(-1) ?? 0)
   }
 
   /** Publishes each number as a text, and returns their cursors. */

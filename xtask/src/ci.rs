@@ -78,6 +78,7 @@ const STEPS: &[Step] = &[
     step("autobahn-client", Xtask, &["conformance", "autobahn-client"], SUITE, 20),
     step("clients", Xtask, &["clients"], SUITE, 10),
     step("browser", Xtask, &["browser"], SUITE, 10),
+    step("matrix", Xtask, &["matrix"], SUITE, 10),
     step("hop", Xtask, &["hop"], SUITE, 10),
     step("examples", Xtask, &["examples"], SUITE, 10),
     step("fuzz", Xtask, &["fuzz", "10"], &["tools"], 40),

@@ -12,6 +12,7 @@ mod examples;
 mod fuzz;
 mod gateway;
 mod hop;
+mod matrix;
 mod process;
 mod tidy;
 mod tools;
@@ -47,6 +48,7 @@ fn run(args: &[String]) -> anyhow::Result<()> {
         },
         "clients" => clients::run(rest),
         "browser" => clients::run_browser(rest),
+        "matrix" => matrix::run(rest),
         "hop" => hop::run(rest),
         "examples" => examples::run(rest),
         "fuzz" => fuzz::run(rest),
@@ -70,6 +72,7 @@ usage: cargo xtask COMMAND
                         slow cases too; --bless: write what came as what is expected
   clients               curl, and packages of Python and Node
   browser               headless Chromium
+  matrix                all of these clients on all their wires, in one table
   hop [--seed N]        clients that hop between all wires at random cuts
   examples              each of examples/
   fuzz [SECONDS]        each target of fuzz/, for so many seconds
