@@ -35,9 +35,12 @@ after(async () => {
 /** A page of a process of its own, since it is in a context of its own; those that nobody uses are used again. */
 async function open() {
   const page = await browser.newPage()
-  const it = { page, emit: undefined, path: `/still/${standing.size}` }
+  const it = { page, emit: undefined, turn: 0, path: `/still/${standing.size}` }
   standing.set(it.path, undefined)
-  await page.exposeFunction('tell', (events) => events.forEach((event) => it.emit(event)))
+  await page.exposeFunction('tell', (turn, events) => {
+    // What is left of a client before this one is nobody's.
+    if (turn === it.turn) for (const event of events) it.emit(event)
+  })
   await page.goto(`${site}/`)
   return it
 }
@@ -47,7 +50,8 @@ async function start(options, emit) {
   const it = free.pop() ?? (await open())
   const { page, path } = it
   it.emit = emit
-  await page.evaluate(async (options) => {
+  it.turn++
+  await page.evaluate(async ({ options, turn }) => {
     const { follow } = await import('/subscribers.mjs')
     let [events, isTelling] = [[], false]
     // What comes while something is being told is told together.
@@ -55,11 +59,11 @@ async function start(options, emit) {
       events.push(event)
       if (isTelling) return
       isTelling = true
-      while (events.length > 0) await globalThis.tell(events.splice(0))
+      while (events.length > 0) await globalThis.tell(turn, events.splice(0))
       isTelling = false
     }
     globalThis.unfollow = follow(globalThis, options, tell)
-  }, options)
+  }, { options, turn: it.turn })
   let answer
   return {
     /** As a page does that computes: its one thread waits for an answer that does not come. */
@@ -76,7 +80,6 @@ async function start(options, emit) {
     async end() {
       answer?.end()
       await page.evaluate(() => globalThis.unfollow())
-      it.emit = () => {}
       free.push(it)
     },
   }
