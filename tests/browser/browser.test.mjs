@@ -1,5 +1,5 @@
-// Headless Chromium against the gateway, from a page of another loopback origin: EventSource over restarts and to its
-// end, WebSocket with and without permessage-deflate, and fetch.
+// Headless Chromium against the gateway, from a page of another loopback origin: WebSocket with and without
+// permessage-deflate, and fetch.
 
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
@@ -40,18 +40,6 @@ async function arrived(page, count) {
   return page.evaluate(() => globalThis.seen)
 }
 
-/** Opens an EventSource whose events are put into `seen`; returns when it is open. */
-function openEvents(page, url) {
-  return page.evaluate((url) => {
-    const source = new EventSource(url)
-    globalThis.source = source
-    for (const name of ['message', 'tick', 'tidegate-gap', 'tidegate-end']) {
-      source.addEventListener(name, ({ type, data, lastEventId }) => globalThis.seen.push({ type, data, lastEventId }))
-    }
-    return new Promise((resolve) => source.addEventListener('open', () => resolve()))
-  }, url)
-}
-
 /** Opens a WebSocket whose messages and close are put into `seen`; returns its extensions. */
 function openSocket(page, url) {
   return page.evaluate((url) => {
@@ -66,40 +54,6 @@ function openSocket(page, url) {
     })
   }, url)
 }
-
-for (const how of ['SIGTERM', 'SIGKILL']) {
-  test(`an EventSource reconnects with Last-Event-ID after a restart (${how})`, async (t) => {
-    const gateway = await Gateway.started()
-    t.after(() => gateway.stop())
-    const page = await open(t)
-    await openEvents(page, gateway.url('r'))
-    const [cursor] = await gateway.publishNumbers('r', 0, 1)
-    assert.deepEqual(await arrived(page, 1), [{ type: 'message', data: '0', lastEventId: cursor }])
-    await gateway.restart(how)
-    const [, event] = await arrived(page, 2)
-    const gap = JSON.parse(event.data)
-    // The cursor can have come in the header alone.
-    assert.deepEqual([event.type, gap.requested, gap.reason], ['tidegate-gap', cursor, 'epoch'])
-    const [again] = await gateway.publishNumbers('r', 1, 2)
-    assert.deepEqual((await arrived(page, 3))[2], { type: 'message', data: '1', lastEventId: again })
-    await page.evaluate(() => globalThis.source.close())
-  })
-}
-
-test('an EventSource stops for good at the end of its channel', async (t) => {
-  const page = await open(t)
-  const statuses = []
-  page.on('response', (response) => statuses.push(response.status()))
-  await openEvents(page, gateway.url('fin?since=start'))
-  await gateway.publish('fin', 'one', { 'Tidegate-Event': 'tick' })
-  await gateway.publish('fin', 'last', { 'Tidegate-End': 'true' })
-  const events = await arrived(page, 3)
-  assert.deepEqual(events.map((it) => [it.type, it.data]).slice(0, 2), [['tick', 'one'], ['message', 'last']])
-  assert.equal(events[2].type, 'tidegate-end')
-  await page.waitForFunction(() => globalThis.source.readyState === EventSource.CLOSED, null, { polling: 20 })
-  assert.equal(statuses.at(-1), 204)
-  assert.equal((await arrived(page, 3)).length, 3)
-})
 
 for (const [deflate, extension] of [['true', 'permessage-deflate'], ['false', '']]) {
   test(`a WebSocket echoes with deflate = ${deflate}`, async (t) => {
@@ -118,25 +72,6 @@ for (const [deflate, extension] of [['true', 'permessage-deflate'], ['false', ''
     assert.deepEqual((await arrived(page, 8))[7], { code: 1000, reason: '', wasClean: true })
   })
 }
-
-test('closes tell their reason: a gap, an end, a restart', async (t) => {
-  const gateway = await Gateway.started()
-  t.after(() => gateway.stop())
-  const page = await open(t)
-  const [first] = await gateway.publishNumbers('small.web', 0, 20)
-  await openSocket(page, gateway.ws(`small.web?since=${first}`))
-  const [gap] = await arrived(page, 1)
-  assert.equal(gap.code, 4010)
-  await openSocket(page, gateway.ws(`small.web?since=${gap.reason}`))
-  assert.deepEqual((await arrived(page, 6)).slice(1), ['15', '16', '17', '18', '19'])
-  await gateway.publish('small.web', 'last', { 'Tidegate-End': 'true' })
-  const [last, end] = (await arrived(page, 8)).slice(6)
-  assert.deepEqual([last, end.code], ['last', 1000])
-  await openSocket(page, gateway.ws('other'))
-  await gateway.restart()
-  const restart = (await arrived(page, 9))[8]
-  assert.deepEqual([restart.code, restart.wasClean], [1012, true])
-})
 
 test('fetch publishes, and streams NDJSON as it comes', async (t) => {
   const page = await open(t)

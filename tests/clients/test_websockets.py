@@ -1,13 +1,10 @@
-"""The Python package `websockets`: subscribing, publishing, resuming, gaps and ends, with and without compression."""
+"""The Python package `websockets`: publishing, commands, several channels, with and without compression."""
 
-import asyncio
 import json
-import signal
 import socket
 import unittest
 
-from websockets.asyncio.client import connect as connect_async
-from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from gateway import PATIENCE, Gateway
@@ -69,20 +66,6 @@ class Websockets(unittest.TestCase):
             with self.assertRaises(TimeoutError):
                 mute.recv(timeout=0)
 
-    def test_a_connection_that_was_cut_goes_on_after_its_last_cursor(self):
-        seen, cursor = [], "start"
-        for cut in range(5):
-            self.gateway.publish_numbers("cut", range(cut * 4, cut * 4 + 4))
-            # Each connection takes three, so that it is cut with something still under way.
-            ws = self.connect(f"cut?envelope=1&since={cursor}", legacy=True)
-            for message in map(json.loads, self.take(ws, 3)):
-                seen.append(int(message["text"]))
-                cursor = message["cursor"]
-            ws.socket.close()
-        with self.connect(f"cut?envelope=1&since={cursor}") as ws:
-            seen += [int(it) for it in self.take_texts(ws, 20 - len(seen))]
-        self.assertEqual(seen, list(range(20)))
-
     def test_envelopes_subscribe_publish_resume_and_unsubscribe(self):
         def ask(ws, number, **command):
             """Sends a command, and returns its reply and what was pushed before that."""
@@ -142,31 +125,6 @@ class Websockets(unittest.TestCase):
             ws.send("to which?")
             self.assertEqual(self.close_of(ws)[0], 1003)
 
-    def test_a_gap_closes_a_bare_connection_and_its_reason_is_where_to_go_on(self):
-        first, *_ = self.gateway.publish_numbers("small.ws", range(20))
-        with self.connect(f"small.ws?since={first}") as ws:
-            code, cursor = self.close_of(ws)
-        self.assertEqual(code, 4010)
-        with self.connect(f"small.ws?since={cursor}") as ws:
-            self.assertEqual(self.take(ws, 5), ["15", "16", "17", "18", "19"])
-        with self.connect(f"small.ws?envelope=1&since={first}") as ws:
-            gap = json.loads(ws.recv(timeout=PATIENCE))["gap"]
-            self.assertEqual(gap, {"channel": "small.ws", "requested": first, "resumed": cursor, "reason": "expired"})
-            self.assertEqual(self.take_texts(ws, 5), ["15", "16", "17", "18", "19"])
-
-    def test_an_end_closes_with_1000_after_what_came_before_it(self):
-        with self.connect("fin") as bare, self.connect("fin?envelope=1") as envelope:
-            last = self.gateway.publish("fin", "last", Tidegate_End="true")["cursor"]
-            self.assertEqual(self.take(bare, 1), ["last"])
-            code, reason = self.close_of(bare)
-            self.assertEqual(code, 1000)
-            message, end = map(json.loads, self.take(envelope, 2))
-            self.assertEqual(message["cursor"], last)
-            self.assertEqual(end, {"end": {"channel": "fin", "cursor": reason}})
-        # Past the end it is told again.
-        with self.connect(f"fin?since={reason}") as ws:
-            self.assertEqual(self.close_of(ws)[0], 1000)
-
     def test_a_message_over_the_limit_and_text_that_is_none_close_with_their_codes(self):
         with self.connect("limits", compression=None) as ws:
             ws.send(b"x" * ((1 << 20) + 1))
@@ -185,65 +143,6 @@ class Websockets(unittest.TestCase):
             self.assertEqual(raised.exception.response.status_code, 403)
         with self.connect("x", origin="http://localhost:3000") as ws:
             self.assertTrue(ws.ping().wait(PATIENCE))
-
-    def test_a_restart_is_1012_and_what_was_lost_with_the_log_is_a_gap(self):
-        gateway = Gateway()
-        with self.connect("r", gateway) as bare, self.connect("r?envelope=1", gateway) as envelope:
-            cursor, = gateway.publish_numbers("r", [0])
-            self.assertEqual(self.take(bare, 1), ["0"])
-            self.assertEqual(self.take_texts(envelope, 1), ["0"])
-            gateway.restart()
-            code, reason = self.close_of(bare)
-            self.assertEqual((code, reason), (1012, cursor))
-            self.assertEqual(self.close_of(envelope)[0], 1012)
-        gateway.publish_numbers("r", [1])
-        with self.connect(f"r?envelope=1&since={cursor}", gateway) as ws:
-            gap = json.loads(ws.recv(timeout=PATIENCE))["gap"]
-            self.assertEqual((gap["requested"], gap["reason"]), (cursor, "epoch"))
-            self.assertEqual(self.take_texts(ws, 1), ["1"])
-        with self.connect(f"r?since={cursor}", gateway) as ws:
-            self.assertEqual(self.close_of(ws), (4010, gap["resumed"]))
-        gateway.stop()
-
-    def test_a_client_that_reconnects_by_itself_goes_on_over_crashes(self):
-        gateway = Gateway()
-
-        async def follow():
-            """Reconnects as the package does, with the last cursor, until the channel ends."""
-            seen, cursor = [], "start"
-            while True:
-                try:
-                    url = f"{gateway.ws}/channels/c?envelope=1&since={cursor}"
-                    async with connect_async(url, proxy=None) as ws:
-                        async for line in ws:
-                            message = json.loads(line)
-                            if "end" in message:
-                                return seen
-                            if "gap" in message:
-                                seen.append("gap")
-                                cursor = message["gap"]["resumed"]
-                            else:
-                                seen.append(message["text"])
-                                cursor = message["cursor"]
-                                arrived.set()
-                # Cut, refused or reset while there is no gateway.
-                except (ConnectionClosed, InvalidMessage, OSError):
-                    await asyncio.sleep(0.05)
-
-        async def main():
-            follower = asyncio.create_task(follow())
-            for life in range(3):
-                if life:
-                    await asyncio.to_thread(gateway.restart, signal.SIGKILL)
-                arrived.clear()
-                await asyncio.to_thread(gateway.publish, "c", f"life {life}")
-                await asyncio.wait_for(arrived.wait(), PATIENCE)
-            await asyncio.to_thread(gateway.publish, "c", "", Tidegate_End="true")
-            return await asyncio.wait_for(follower, PATIENCE)
-
-        arrived = asyncio.Event()
-        self.assertEqual(asyncio.run(main()), ["life 0", "gap", "life 1", "gap", "life 2"])
-        gateway.stop()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-// The npm package `ws`: subscribing, publishing, resuming, gaps and ends, with and without permessage-deflate.
+// The npm package `ws`: publishing and commands, with and without permessage-deflate.
 
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
@@ -21,8 +21,6 @@ async function open(url, options = {}, protocols = []) {
   await soon(once(ws, 'open'), `opening ${url}`)
   return ws
 }
-
-const textOf = (line) => JSON.parse(line).text
 
 for (const perMessageDeflate of [true, false, { serverNoContextTakeover: true, clientNoContextTakeover: true, threshold: 0 }]) {
   const named = JSON.stringify(perMessageDeflate)
@@ -47,25 +45,6 @@ for (const perMessageDeflate of [true, false, { serverNoContextTakeover: true, c
     two.terminate()
   })
 }
-
-test('a connection that was cut goes on after its last cursor', async () => {
-  const seen = []
-  let cursor = 'start'
-  for (let cut = 0; cut < 5; cut++) {
-    await gateway.publishNumbers('cut', cut * 4, cut * 4 + 4)
-    const ws = await open(gateway.ws(`cut?envelope=1&since=${cursor}`))
-    for (const line of await ws.inbox.takeMany(3)) {
-      const message = JSON.parse(line)
-      seen.push(Number(message.text))
-      cursor = message.cursor
-    }
-    ws.terminate()
-  }
-  const ws = await open(gateway.ws(`cut?envelope=1&since=${cursor}`))
-  for (const line of await ws.inbox.takeMany(20 - seen.length)) seen.push(Number(textOf(line)))
-  ws.terminate()
-  assert.deepEqual(seen, Array.from({ length: 20 }, (_, index) => index))
-})
 
 for (const perMessageDeflate of [true, false]) {
   test(`envelopes subscribe, publish, resume and unsubscribe, deflate ${perMessageDeflate}`, async () => {
@@ -106,46 +85,3 @@ for (const perMessageDeflate of [true, false]) {
     assert.deepEqual([code, reason], [1003, 'tidegate.v1.json has text messages'])
   })
 }
-
-test('a gap closes a bare connection, and its reason is where to go on', async () => {
-  const [first] = await gateway.publishNumbers('small.node', 0, 20)
-  const bare = await open(gateway.ws(`small.node?since=${first}`))
-  const [code, cursor] = await soon(bare.closed, 'the close')
-  assert.equal(code, 4010)
-  const resumed = await open(gateway.ws(`small.node?since=${cursor}`))
-  assert.deepEqual(await resumed.inbox.takeMany(5), ['15', '16', '17', '18', '19'])
-  resumed.terminate()
-  const envelope = await open(gateway.ws(`small.node?envelope=1&since=${first}`))
-  const { gap } = JSON.parse(await envelope.inbox.take())
-  assert.deepEqual(gap, { channel: 'small.node', requested: first, resumed: cursor, reason: 'expired' })
-  assert.deepEqual((await envelope.inbox.takeMany(5)).map(textOf), ['15', '16', '17', '18', '19'])
-  envelope.terminate()
-})
-
-test('an end closes with 1000 after what came before it', async () => {
-  const bare = await open(gateway.ws('fin'))
-  const envelope = await open(gateway.ws('fin?envelope=1'))
-  await gateway.publish('fin', 'last', { 'Tidegate-End': 'true' })
-  assert.equal(await bare.inbox.take(), 'last')
-  const [code, reason] = await soon(bare.closed, 'the close')
-  assert.equal(code, 1000)
-  assert.equal(textOf(await envelope.inbox.take()), 'last')
-  assert.deepEqual(JSON.parse(await envelope.inbox.take()), { end: { channel: 'fin', cursor: reason } })
-  envelope.terminate()
-})
-
-test('a restart is 1012 with the cursor to go on from, and the lost log is a gap', async () => {
-  const gateway = await Gateway.started()
-  const bare = await open(gateway.ws('r'))
-  const [cursor] = await gateway.publishNumbers('r', 0, 1)
-  assert.equal(await bare.inbox.take(), '0')
-  await gateway.restart()
-  assert.deepEqual(await soon(bare.closed, 'the close'), [1012, cursor])
-  await gateway.publishNumbers('r', 1, 2)
-  const envelope = await open(gateway.ws(`r?envelope=1&since=${cursor}`))
-  const { gap } = JSON.parse(await envelope.inbox.take())
-  assert.deepEqual([gap.requested, gap.reason], [cursor, 'epoch'])
-  assert.equal(textOf(await envelope.inbox.take()), '1')
-  envelope.terminate()
-  await gateway.stop()
-})

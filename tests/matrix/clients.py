@@ -7,13 +7,11 @@ which does what these clients' documentation tells their users to do: reconnect 
 import asyncio
 import base64
 import json
-import os
 import pathlib
 import re
 import subprocess
 import sys
 import tempfile
-import threading
 from dataclasses import dataclass
 
 import aiohttp
@@ -215,13 +213,12 @@ async def aiohttp_events(address, path, wire, cursor):
         async with aiohttp.ClientSession() as session:
             if wire in WEBSOCKETS:
                 async with session.ws_connect(url, protocols=SUBPROTOCOLS.get(wire, ())) as ws:
-                    reason = ""
-                    # Not `async for`: it would keep the reason of the close to itself.
+                    # Not `async for`: it would keep the close to itself.
                     while (message := await ws.receive()).type in [aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY]:
                         if event := websocket_message(wire, message.data):
                             yield event
                     if message.type == aiohttp.WSMsgType.CLOSE:
-                        yield websocket_closed(message.data, message.extra or reason)
+                        yield websocket_closed(message.data, message.extra or "")
                     else:
                         yield Event("closed", "cut")
                 return

@@ -217,27 +217,19 @@ const QUESTIONS = {
     await gateway.stop()
     await startToRestart(gateway)
     const follower = await follow('restart')
-    const [cursor] = await gateway.publishNumbers('restart', 0, 1)
+    const [first] = await gateway.publishNumbers('restart', 0, 1)
     assert.deepEqual(await follower.texts(1), ['0'])
-    await gateway.restart()
-    await gateway.publishNumbers('restart', 1, 2)
-    if (wire === 'ws') {
-      for (;;) {
-        const closed = await follower.take('closed')
-        if (closed.said === 4010) break
-        follower.told.push(closed)
-      }
-    } else {
-      const { said: gap } = await follower.take('gap')
-      assert.deepEqual([gap.requested, gap.reason], [cursor, 'epoch'])
-    }
-    assert.deepEqual(await follower.texts(1), ['1'])
+    await gateway.stop()
+    const cursor = await nextLife(cell, follower, first, 1)
     // An answer is no farewell: it asks again, is refused a connection, and asks again.
-    if (POLLS.includes(wire)) {
-      assert.ok(follower.told.every((it) => it.kind === 'closed'))
-      return 'asks again'
-    }
-    return toldOf(cell, follower, 'unavailable', 1012)
+    const isSilent = () => follower.told.every((it) => it.kind === 'closed')
+    if (POLLS.includes(wire)) assert.ok(isSilent())
+    const told = POLLS.includes(wire) ? 'asks again' : toldOf(cell, follower, 'unavailable', 1012)
+    follower.told = []
+    await gateway.stop('SIGKILL')
+    await nextLife(cell, follower, cursor, 2)
+    assert.ok(isSilent())
+    return told
   },
 
   async spill(cell) {
@@ -270,6 +262,26 @@ const QUESTIONS = {
     assert.ok(seen.length < count)
     return `gap ${TOLD[cell.wire]}`
   },
+}
+
+/** Starts the gateway again: what was after the cursor is lost, and told; what is new comes. Returns its cursor. */
+async function nextLife({ gateway, wire }, follower, cursor, number) {
+  await gateway.start()
+  const [next] = await gateway.publishNumbers('restart', number, number + 1)
+  if (wire === 'ws') {
+    // First the end of the connection that it had; where that was told, with its last cursor.
+    for (;;) {
+      const closed = await follower.take('closed')
+      if (closed.said === 4010) break
+      assert.equal(closed.cursor, closed.said === 'cut' ? undefined : cursor)
+      follower.told.push(closed)
+    }
+  } else {
+    const { said: gap } = await follower.take('gap')
+    assert.deepEqual([gap.requested, gap.reason], [cursor, 'epoch'])
+  }
+  assert.deepEqual(await follower.texts(1), [String(number)])
+  return next
 }
 
 /** How the error that ended its connection was told: its close, and where there can be one a word before it. */

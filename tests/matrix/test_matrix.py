@@ -6,7 +6,6 @@ Each test has a gateway of its own, and ends it with all connections that are le
 
 import base64
 import http.client
-import json
 import os
 import pathlib
 import queue
@@ -17,7 +16,6 @@ import socket
 import threading
 import time
 import unittest
-import urllib.request
 
 from clients import CLIENTS, WEBSOCKETS, Event
 from gateway import PATIENCE, Gateway
@@ -46,7 +44,7 @@ def follow(open_once, address, path, wire, cursor, stopped):
     poll, or back off, though not as long."""
     taken = 0
     while not stopped.is_set():
-        skip, taken_before = taken, taken
+        skip = taken
         for event in open_once(address, path, wire, cursor):
             if wire == "ws" and event.kind == "message":
                 # Bare messages have no cursors: after a cut it begins again where it began, and counts.
@@ -99,7 +97,7 @@ class Follower:
         return [self.take("message").said for _ in range(count)]
 
     def stop(self):
-        """After its gateway has gone."""
+        """After its gateway has gone: a reader ends with its connection."""
         self.stopped.set()
         while self.thread.is_alive():
             try:
@@ -291,20 +289,34 @@ class Cell:
         [cursor] = self.gateway.publish_numbers("restart", [0])
         self.test.assertEqual(follower.texts(1), ["0"])
         self.test.assertEqual(self.gateway.stop(), 0)
+        [cursor] = self.next_life(follower, cursor, 1)
+        if self.wire in POLLS:
+            # An answer is no farewell: it asks again, is refused a connection, and asks again.
+            self.test.assertEqual({it.kind for it in follower.told} - {"closed"}, set())
+            told = "asks again"
+        else:
+            told = self.told_of(follower, "unavailable", 1012)
+        follower.told.clear()
+        self.gateway.stop(signal.SIGKILL)
+        self.next_life(follower, cursor, 2)
+        self.test.assertEqual({it.kind for it in follower.told} - {"closed"}, set())
+        return told
+
+    def next_life(self, follower, cursor, number):
+        """Starts the gateway again: what was after the cursor is lost, and told; what is new comes."""
         self.gateway.start()
-        [again] = self.gateway.publish_numbers("restart", [1])
+        cursors = self.gateway.publish_numbers("restart", [number])
         if self.wire == "ws":
+            # First the end of the connection that it had; where that was told, with its last cursor.
             while (closed := follower.take("closed")).said != 4010:
+                self.test.assertIn(closed.cursor, [cursor, None])
+                self.test.assertTrue(closed.cursor or closed.said == "cut", closed)
                 follower.told.append(closed)
         else:
             gap = follower.take("gap").said
             self.test.assertEqual((gap["requested"], gap["reason"]), (cursor, "epoch"))
-        self.test.assertEqual(follower.take("message").said, "1")
-        if self.wire in POLLS:
-            # An answer is no farewell: it asks again, is refused a connection, and asks again.
-            self.test.assertEqual({it.kind for it in follower.told} - {"closed"}, set())
-            return "asks again"
-        return self.told_of(follower, "unavailable", 1012)
+        self.test.assertEqual(follower.texts(1), [str(number)])
+        return cursors
 
     def slow(self, policy):
         """Reads nothing until its outbox has overflowed, and then everything."""

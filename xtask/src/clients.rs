@@ -1,6 +1,7 @@
-//! Clients that people have, against the gateway: curl, Python's `websockets`, Node's `ws` and
-//! `eventsource` (`tests/clients`), and headless Chromium (`tests/browser`). The tests are in each
-//! one's own language and start gateways of their own.
+//! Clients that people have, against the gateway: curl, Python's `websockets`, Node's `ws`, readers
+//! of metrics (`tests/clients`), and headless Chromium (`tests/browser`). The tests are in each
+//! one's own language and start gateways of their own. What all clients are asked alike is in
+//! `matrix`.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     let mut unittest = Command::new(tools::python()?);
     unittest.args(["-B", "-m", "unittest", "discover", "--verbose", "--start-directory"]);
     unittest.arg(folder("clients")).current_dir(workspace::root()).env("TIDEGATE", &gateway);
+    unittest.env("PROMTOOL", tools::promtool()?);
     // Both, whatever the first one says.
     let python = process::run(&mut unittest);
     node_tests("clients", &gateway, &[])?;

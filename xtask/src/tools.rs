@@ -25,6 +25,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     println!("node        {}", node()?.display());
     println!("chromium    {}", chromium()?.display());
     println!("curl        {}", curl()?.display());
+    println!("promtool    {}", promtool()?.display());
     println!("cargo-fuzz  {}", cargo_fuzz()?.display());
     Ok(())
 }
@@ -124,6 +125,35 @@ pub(crate) fn chromium() -> anyhow::Result<PathBuf> {
 /// It is missing and can't be installed.
 pub(crate) fn curl() -> anyhow::Result<PathBuf> {
     program(&["curl"], &["curl"])
+}
+
+/// Prometheus' checker of metrics. Debian's package is unpacked and not installed: that would bring
+/// a service, its user, and what its pages need.
+///
+/// # Errors
+///
+/// It is missing, and can't be had from Debian.
+pub(crate) fn promtool() -> anyhow::Result<PathBuf> {
+    if let Ok(found) = which("promtool") {
+        return Ok(found);
+    }
+    let folder = installed("promtool", "prometheus", |folder| {
+        anyhow::ensure!(which("apt-get").is_ok(), "promtool is missing: put it on the PATH");
+        let download =
+            || process::run_quietly(apt().current_dir(folder).args(["download", "prometheus"]));
+        // Lists that are old, or not there, name nothing that can be had.
+        download().or_else(|_| {
+            process::run_quietly(apt().arg("update"))?;
+            download()
+        })?;
+        let package =
+            std::fs::read_dir(folder)?.next().context("apt-get has written nothing")??;
+        let mut unpack = Command::new("dpkg");
+        process::run_quietly(unpack.arg("--extract").arg(package.path()).arg(folder))?;
+        std::fs::remove_file(package.path())?;
+        Ok(std::fs::remove_file(folder.join("usr/bin/prometheus"))?)
+    })?;
+    Ok(folder.join("usr/bin/promtool"))
 }
 
 /// The cargo subcommand that builds and runs fuzz targets.
