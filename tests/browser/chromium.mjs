@@ -1,4 +1,4 @@
-// Headless Chromium. The environment variable CHROMIUM names it.
+// Headless Chromium, as every suite of pages starts it. The environment variable CHROMIUM names the browser.
 
 import { chromium } from 'playwright-core'
 

@@ -3,8 +3,7 @@
 //! one's own language and start gateways of their own. What all clients are asked alike is in
 //! `matrix`.
 
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::{gateway, process, tools, workspace};
@@ -24,7 +23,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     unittest.env("PROMTOOL", tools::promtool()?);
     // Both, whatever the first one says.
     let python = process::run(&mut unittest);
-    node_tests("clients", &gateway, &[])?;
+    process::run(node_tests(test_files("clients")?)?.env("TIDEGATE", &gateway))?;
     python
 }
 
@@ -36,22 +35,37 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
 pub(crate) fn run_browser(args: &[String]) -> anyhow::Result<()> {
     anyhow::ensure!(args.is_empty(), "usage: cargo xtask browser");
     let gateway = gateway::build()?;
-    let chromium = tools::chromium()?;
-    node_tests("browser", &gateway, &[("CHROMIUM", chromium.as_os_str())])
+    process::run(browser_tests(test_files("browser")?)?.env("TIDEGATE", gateway))
 }
 
-/// Runs the `*.test.mjs` of a folder of `tests`, one file at a time.
-fn node_tests(name: &str, gateway: &Path, env: &[(&str, &OsStr)]) -> anyhow::Result<()> {
-    tools::node_modules()?;
+/// Runs `files`, tests that start Chromium themselves.
+///
+/// # Errors
+///
+/// Something is missing and can't be installed.
+pub(crate) fn browser_tests(files: Vec<PathBuf>) -> anyhow::Result<Command> {
+    let mut node = node_tests(files)?;
+    node.env("CHROMIUM", tools::chromium()?);
+    Ok(node)
+}
+
+/// The `*.test.mjs` of a folder of `tests`.
+fn test_files(name: &str) -> anyhow::Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder(name))?.collect::<Result<Vec<_>, _>>()?;
     let mut files: Vec<PathBuf> = entries.iter().map(std::fs::DirEntry::path).collect();
     files.retain(|file| file.to_string_lossy().ends_with(".test.mjs"));
     files.sort();
     anyhow::ensure!(!files.is_empty(), "tests/{name} has no *.test.mjs");
+    Ok(files)
+}
+
+/// Runs `files`, one at a time.
+fn node_tests(files: Vec<PathBuf>) -> anyhow::Result<Command> {
+    tools::node_modules()?;
     let mut node = Command::new(tools::node()?);
     node.args(["--test", "--test-concurrency=1", "--test-reporter=spec"]).args(files);
-    node.envs(env.iter().copied()).env("TIDEGATE", gateway);
-    process::run(node.current_dir(workspace::root()))
+    node.current_dir(workspace::root());
+    Ok(node)
 }
 
 fn folder(name: &str) -> PathBuf {

@@ -74,7 +74,7 @@ usage: cargo xtask COMMAND
   browser               headless Chromium
   matrix                all of these clients on all their wires, in one table
   hop [--seed N]        clients that hop between all wires at random cuts
-  examples              each of examples/
+  examples [NN]         each of examples/, or those whose names begin so
   fuzz [SECONDS]        each target of fuzz/, for so many seconds
   bench                 the benchmarks of bench/
   tools                 install what these need
