@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Starts an example: the gateway with the folder's tidegate.toml, its page, and its app.
 
-    examples/start.py FOLDER [APP...]
+    examples/start.py FOLDER [--dev] [APP...]
 
 Each example's `run` calls this. It stands for what a deployment has: a service manager and a web server. The app
 publishes to $TIDEGATE_URL; one named server.* has the page too, on $PORT, and else the folder is served as it is.
@@ -39,16 +39,15 @@ def wait_for(process, port):
 
 def main(folder, *app):
     folder, has_server = pathlib.Path(folder).resolve(), any(word.startswith("server.") for word in app)
-    port, _reserved = reserve_port()
-    if has_server:
-        page_port, _reserved_too = reserve_port()
-    else:
-        pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Pages, directory=folder))
+    (port, admin_port, page_port), _reserved = zip(*(reserve_port() for _ in range(3)))
+    if not has_server:
+        pages = http.server.ThreadingHTTPServer(("127.0.0.1", page_port), functools.partial(Pages, directory=folder))
         threading.Thread(target=pages.serve_forever, daemon=True).start()
-        page_port = pages.server_port
     page, gateway = f"http://127.0.0.1:{page_port}", f"http://127.0.0.1:{port}"
     program = [os.path.abspath(os.environ["TIDEGATE"])] if "TIDEGATE" in os.environ else "cargo run -qr --".split()
-    serve = [*program, "serve", "--config", "tidegate.toml", "--listen", f"127.0.0.1:{port}", "--admin", "off"]
+    flags = ["--dev"] if app[:1] == ("--dev",) else []
+    app = app[len(flags) :]
+    flags += ["--config", "tidegate.toml", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin_port}"]
     # A page of another origin may use a gateway that names it. In a deployment that is a line of the file, under
     # [http]: `origins = ["https://app.example"]`. Here the page has another port each time.
     settings = {"TIDEGATE_HTTP__ORIGINS": page, "TIDEGATE_LOG__LEVEL": "warn", "TIDEGATE_DRAIN": "2s"}
@@ -60,11 +59,12 @@ def main(folder, *app):
         return running[name]
 
     try:
-        wait_for(start("gateway", serve, **settings), port)
+        wait_for(start("gateway", [*program, "serve", *flags], **settings), port)
         if app:
             process = start("app", app, TIDEGATE_URL=gateway, PORT=str(page_port))
             if has_server:
                 wait_for(process, page_port)
+        print(f"its metrics: http://127.0.0.1:{admin_port}/metrics")
         print(f"open {page}/?gateway={gateway}", flush=True)
         while True:
             print(f"the gateway is process {running['gateway'].pid}: end it, and it comes back", flush=True)
@@ -73,9 +73,7 @@ def main(folder, *app):
             running[name].returncode = code = os.waitstatus_to_exitcode(status)
             if name == "app" or code > 0:
                 sys.exit(f"the {name} has ended with {code}")
-            wait_for(start("gateway", serve, **settings), port)
-    except KeyboardInterrupt:
-        print("ending")
+            wait_for(start("gateway", [*program, "serve", *flags], **settings), port)
     finally:
         for process in running.values():
             process.terminate()
@@ -83,5 +81,6 @@ def main(folder, *app):
             process.wait()
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: sys.exit(0))
 main(*sys.argv[1:])

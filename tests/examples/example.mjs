@@ -32,6 +32,7 @@ class Example {
     createInterface({ input: this.process.stdout }).on('line', (line) => {
       const [, url] = /^open (\S+)/.exec(line) ?? []
       if (url) [this.url, this.gateway] = [url, new URL(url).searchParams.get('gateway')]
+      this.metrics ??= /^its metrics: (\S+)/.exec(line)?.[1]
       const [, pid] = /^the gateway is process (\d+)/.exec(line) ?? []
       if (pid) this.pid = Number(pid)
       if (pid) this.#waiting.splice(0).forEach((resolve) => resolve())
