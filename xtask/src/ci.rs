@@ -80,6 +80,7 @@ const STEPS: &[Step] = &[
     step("browser", Xtask, &["browser"], SUITE, 10),
     step("matrix", Xtask, &["matrix"], SUITE, 10),
     step("hop", Xtask, &["hop"], SUITE, 10),
+    step("docs", Xtask, &["docs"], SUITE, 10),
     step("examples", Xtask, &["examples"], SUITE, 10),
     step("fuzz", Xtask, &["fuzz", "10"], &["tools"], 40),
 ];

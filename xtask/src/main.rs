@@ -8,6 +8,7 @@ mod autobahn;
 mod bench;
 mod ci;
 mod clients;
+mod docs;
 mod examples;
 mod fuzz;
 mod gateway;
@@ -50,6 +51,7 @@ fn run(args: &[String]) -> anyhow::Result<()> {
         "browser" => clients::run_browser(rest),
         "matrix" => matrix::run(rest),
         "hop" => hop::run(rest),
+        "docs" => docs::run(rest),
         "examples" => examples::run(rest),
         "fuzz" => fuzz::run(rest),
         "tools" => tools::run(rest),
@@ -74,6 +76,7 @@ usage: cargo xtask COMMAND
   browser               headless Chromium
   matrix                all of these clients on all their wires, in one table
   hop [--seed N]        clients that hop between all wires at random cuts
+  docs [PAGE]           what docs/ says: its commands, settings, metrics
   examples [NN]         each of examples/, or those whose names begin so
   fuzz [SECONDS]        each target of fuzz/, for so many seconds
   bench                 the benchmarks of bench/

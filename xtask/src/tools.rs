@@ -26,6 +26,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     println!("chromium    {}", chromium()?.display());
     println!("curl        {}", curl()?.display());
     println!("promtool    {}", promtool()?.display());
+    println!("nginx       {}", nginx()?.display());
     println!("cargo-fuzz  {}", cargo_fuzz()?.display());
     Ok(())
 }
@@ -156,6 +157,15 @@ pub(crate) fn promtool() -> anyhow::Result<PathBuf> {
     Ok(folder.join("usr/bin/promtool"))
 }
 
+/// nginx, which the pages about proxies are tried with.
+///
+/// # Errors
+///
+/// It is missing and can't be installed.
+pub(crate) fn nginx() -> anyhow::Result<PathBuf> {
+    program(&["nginx"], &["nginx-light"])
+}
+
 /// The cargo subcommand that builds and runs fuzz targets.
 ///
 /// # Errors
@@ -199,7 +209,8 @@ fn program(names: &[&str], packages: &[&str]) -> anyhow::Result<PathBuf> {
 
 fn apt() -> Command {
     let mut command = Command::new("apt-get");
-    command.arg("--quiet=2").env("DEBIAN_FRONTEND", "noninteractive");
+    // No service is started for having been installed.
+    command.arg("--quiet=2").env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
     command
 }
 

@@ -6,6 +6,7 @@
 mod documents;
 mod licences;
 mod purity;
+mod reference;
 mod rooms;
 mod text;
 
@@ -29,6 +30,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     let mut findings = rooms::check(&metadata);
     findings.extend(licences::check(&metadata));
     findings.extend(documents::check(&sources));
+    findings.extend(reference::check(&sources));
     findings.extend(sources.iter().flat_map(purity::check));
     findings.extend(sources.iter().flat_map(text::check));
 
