@@ -30,11 +30,13 @@ def reserve_port():
 
 
 def wait_for(process, port):
+    """Until something listens on `port`."""
     while process.poll() is None:
         with socket.socket() as attempt:
             if attempt.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
+    sys.exit(f"{process.args[0]} has ended with {process.returncode}")
 
 
 def main(folder, *app):
