@@ -312,7 +312,7 @@ fn is_line(expected: &str, line: &str) -> bool {
 /// The metrics of a `/metrics`, without `_total`.
 fn listed_metrics(text: &str) -> BTreeSet<String> {
     let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
-    names.map(str::to_owned).collect()
+    names.map(without_total).collect()
 }
 
 /// Those that a page names in code, likewise.
@@ -320,7 +320,12 @@ fn named_metrics(text: &str) -> BTreeSet<String> {
     let named = text.split('`').filter(|it| it.starts_with("tidegate_"));
     let names =
         named.filter_map(|it| it.split(|it: char| !it.is_ascii_lowercase() && it != '_').next());
-    names.map(|it| it.strip_suffix("_total").unwrap_or(it).to_owned()).collect()
+    names.map(without_total).collect()
+}
+
+/// What a counter is described as, with or without the suffix that its samples have.
+fn without_total(name: &str) -> String {
+    name.strip_suffix("_total").unwrap_or(name).to_owned()
 }
 
 #[cfg(test)]
