@@ -68,3 +68,29 @@ test('who was cut comes back where they were, and what they said meanwhile is sa
     assert.deepEqual(said.toSorted(), ['before', 'from the tunnel', 'meanwhile'])
   }
 })
+
+test('a connection that is cut goes on behind what it had: nothing is missing and nothing twice', async (t) => {
+  const ann = await enters(t)
+  const page = await chat.visit(t, 'about:blank')
+  const cuts = []
+  let reach
+  const reached = new Promise((resolve) => (reach = resolve))
+  await page.routeWebSocket(/\/connect$/, async (socket) => {
+    // The second time the network is back when we say so.
+    if (cuts.push(socket) > 1) await reached
+    socket.connectToServer()
+  })
+  await page.goto(chat.url)
+  await sees(page, '#state', /^connected$/)
+  const before = await lines(page)
+  await says(ann.page, 'first')
+  await sees(page, '#messages li', 'first')
+  await cuts[0].close()
+  await sees(page, '#state', 'reconnecting')
+  await says(ann.page, 'second')
+  await sees(ann.page, '#messages li', 'second')
+  reach()
+  await says(ann.page, 'third')
+  await sees(page, '#messages li', 'third')
+  assert.deepEqual((await lines(page)).slice(before.length).map((it) => it.replace(/^\S+ /, '')), ['first', 'second', 'third'])
+})
