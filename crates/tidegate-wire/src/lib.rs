@@ -1,5 +1,6 @@
 //! Protocol codecs: bytes to protocol units and back. No IO, clock, randomness or tasks.
 
+pub mod chunk;
 pub mod ndjson;
 pub mod sse;
 pub mod websocket;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 mod accept;
+mod bench;
 mod check;
 mod frame;
 mod publish;
@@ -43,21 +44,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Frame(args) => frame::run(&args),
         Command::Accept(args) => accept::run(&args),
         Command::Token(_) => later("token"),
-        Command::Bench(_) => later("bench"),
+        Command::Bench(args) => bench::run(args),
     }
 }
 
 fn later(name: &str) -> ExitCode {
     eprintln!(
         "error: 'tidegate {name}' is not yet in this version\n\n\
-         What there is: tidegate serve, check, pub, sub, ws, frame, accept. See 'tidegate --help'."
+         See 'tidegate --help' for what there is."
     );
     ExitCode::from(USAGE)
 }
 
 /// Runs a command that talks to a gateway; an error is told, and is a failure.
 fn run_client(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let options = tokio::runtime::LocalOptions::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(options);
     let result = runtime.map_err(Into::into).and_then(|it| it.block_on(command));
     result.unwrap_or_else(|error| {
         let io = error.downcast_ref::<std::io::Error>();
@@ -166,10 +168,9 @@ enum Command {
     Ws(ws::WsArgs),
     Frame(frame::FrameArgs),
     Accept(accept::AcceptArgs),
+    Bench(bench::BenchArgs),
     #[command(hide = true, disable_help_flag = true)]
     Token(LaterArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Bench(LaterArgs),
 }
 
 /// Whatever follows a subcommand of a later version: it must not hide why that fails.
