@@ -66,12 +66,6 @@ pub fn run(config: &Arc<Config>) -> Result<(), Error> {
         bounds: bounds(config),
     }));
     let (server, admin) = Server::start(config, Arc::clone(&memory) as Arc<dyn Broker>)?;
-    for address in server.addresses() {
-        eprintln!("listening on http://{address}");
-    }
-    if let Some(listener) = &admin {
-        eprintln!("admin on http://{}", listener.local_addr()?);
-    }
     let control = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
@@ -201,6 +195,13 @@ async fn control_loop(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    // Not before signals are ours: who waits for these lines may send one at once.
+    for address in server.addresses() {
+        eprintln!("listening on http://{address}");
+    }
+    if let Some(listener) = &admin {
+        eprintln!("admin on http://{}", listener.local_addr()?);
+    }
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut tasks = tokio::task::JoinSet::new();
