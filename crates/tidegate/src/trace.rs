@@ -25,9 +25,9 @@ pub fn init(log: &LogConfig) {
     let _ = if is_json {
         builder.json().flatten_event(true).try_init()
     } else {
-        // See no-color.org: set and not empty.
-        let is_plain = std::env::var_os("NO_COLOR").is_some_and(|it| !it.is_empty());
-        builder.with_ansi(is_terminal && !is_plain).try_init()
+        // It knows NO_COLOR, CLICOLOR and TERM, as the command's other output does.
+        let choice = anstream::AutoStream::choice(&io::stderr());
+        builder.with_ansi(choice != anstream::ColorChoice::Never).try_init()
     };
 }
 

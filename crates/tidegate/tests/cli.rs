@@ -1,6 +1,10 @@
 //! The command as it is typed: what it prints, where, and what it exits with.
 
-#![expect(clippy::unwrap_used, reason = "a test's helper fails as a test does")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test's helper fails as a test does"
+)]
 
 use std::fs;
 use std::net::TcpListener;
@@ -177,6 +181,61 @@ fn a_server_that_cannot_start_exits_with_1_and_insecure_is_said_before() {
     assert!(rest.lines().last().unwrap().starts_with("error: "), "{rest}");
 }
 
+/// What bash offers for the last of `words`.
+fn completed(words: &[&str]) -> Vec<String> {
+    let script = tidegate(&["completions", "bash"], &[]);
+    assert_eq!((script.code, script.stderr.as_str()), (Some(0), ""));
+    let path = file("completions.bash", &script.stdout);
+    let at = words.len() - 1;
+    let (line, last, before) = (words.join(" "), words[at], words[at - 1]);
+    let asked = format!(
+        "set -u; source '{}'; COMP_WORDS=({line}); COMP_CWORD={at}; \
+         COMP_LINE='{line}'; COMP_POINT={}; _tidegate tidegate '{last}' '{before}'; \
+         printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        path.display(),
+        line.len(),
+    );
+    let output = Command::new("bash").args(["--norc", "-c", &asked]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let words = String::from_utf8(output.stdout).unwrap();
+    words.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_subcommands_options_and_values() {
+    assert_eq!(completed(&["tidegate", "ser"]), ["serve"]);
+    assert_eq!(completed(&["tidegate", "bench", "fan"]), ["fanout"]);
+    assert_eq!(completed(&["tidegate", "bench", "echo", "--in"]), ["--in-flight"]);
+    assert_eq!(completed(&["tidegate", "bench", "idle", "--wire", "n"]), ["ndjson"]);
+    // What is not there yet is not offered.
+    assert_eq!(completed(&["tidegate", "to"]), [""; 0]);
+    assert_eq!(completed(&["tidegate", "serve", "--t"]), [""; 0]);
+}
+
+#[test]
+fn every_shell_has_completions() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let outcome = tidegate(&["completions", shell], &[]);
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{shell}");
+        assert!(outcome.stdout.contains("fanout"), "{shell}");
+    }
+    let outcome = tidegate(&["completions", "tcsh"], &[]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""));
+    assert!(outcome.stderr.contains("[possible values: bash"), "{}", outcome.stderr);
+}
+
+#[test]
+fn help_is_a_subcommand_too() {
+    for args in [&["serve"][..], &["bench"], &["bench", "fanout"], &["completions"]] {
+        let short: Vec<_> = args.iter().copied().chain(["--help"]).collect();
+        let help = tidegate(&short, &[]);
+        assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""), "{args:?}");
+        let same: Vec<_> = ["help"].into_iter().chain(args.iter().copied()).collect();
+        assert_eq!(tidegate(&same, &[]), help);
+        assert!(help.stdout.lines().all(|line| line.chars().count() <= 100), "{}", help.stdout);
+    }
+}
+
 #[test]
 fn help_is_for_what_exists() {
     let outcome = tidegate(&["--help"], &[]);
@@ -187,6 +246,7 @@ fn help_is_for_what_exists() {
         ("frame", "Take WebSocket frames apart"),
         ("accept", "Compute a WebSocket handshake's answer"),
         ("bench", "Put load on a running gateway, and measure"),
+        ("completions", "Print a script that completes commands in a shell"),
     ] {
         let is_it = |line: &str| {
             let rest = line.trim_start().strip_prefix(name);

@@ -14,9 +14,14 @@ Compute the Sec-WebSocket-Accept that answers a Sec-WebSocket-Key (RFC 6455, sec
 Prints the value alone, on standard output. A key is 16 random bytes in base64; whatever is none is \
 refused, as a server should.";
 
+const EXAMPLES: &str = "\
+Example:
+  tidegate accept dGhlIHNhbXBsZSBub25jZQ==
+      The key of RFC 6455, which is answered with s3pPLMBiTxaQ9kYGzzhZRbK+xOo=.";
+
 /// Compute a WebSocket handshake's answer
 #[derive(Args, Debug)]
-#[command(long_about = LONG_ABOUT)]
+#[command(long_about = LONG_ABOUT, after_help = EXAMPLES)]
 pub(super) struct AcceptArgs {
     /// The value of Sec-WebSocket-Key
     #[arg(value_name = "KEY", value_parser = key)]

@@ -12,14 +12,19 @@ const LONG_ABOUT: &str = "\
 Say whether a configuration file is right, and if not, what is wrong with it.
 
 Prints 'FILE: ok' on standard output, or on standard error a line for each mistake that can be \
-found: FILE:LINE: key: what is wrong; what is allowed. Then it exits with 78.
+found: FILE:LINE: key: what is wrong; what is allowed. The file alone is checked, as 'tidegate serve --config FILE' would read it without other flags and \
+without environment variables. Nothing is opened or connected to.
 
-The file alone is checked, as 'tidegate serve --config FILE' would read it without other flags and \
-without environment variables. Nothing is opened or connected to.";
+Exit codes: 0 if it is right, 78 if not, 2 usage.";
+
+const EXAMPLES: &str = "\
+Example:
+  tidegate check tidegate.toml && systemctl restart tidegate
+      Restart only with a file that is right.";
 
 /// Say what is wrong with a configuration file, if anything is
 #[derive(Args, Debug)]
-#[command(long_about = LONG_ABOUT)]
+#[command(long_about = LONG_ABOUT, after_help = EXAMPLES)]
 pub(super) struct CheckArgs {
     /// The file (TOML)
     #[arg(value_name = "FILE")]
@@ -38,7 +43,7 @@ pub(super) fn run(args: CheckArgs) -> ExitCode {
             }
         }
         Err(problems) => {
-            eprintln!("{problems}");
+            super::tell_problems(&problems);
             ExitCode::from(super::CONFIGURATION)
         }
     }

@@ -3,14 +3,20 @@
 //! Exit codes: 0, 1 failure, 2 usage, 78 configuration.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::io::{BufRead, Read as _};
 use std::process::ExitCode;
+use std::str::FromStr;
 
+use anstyle::{AnsiColor, Style};
 use clap::{Args, Parser, Subcommand};
+
+use crate::config::Problems;
 
 mod accept;
 mod bench;
 mod check;
+mod completions;
 mod frame;
 mod publish;
 mod serve;
@@ -43,16 +49,16 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Ws(args) => ws::run(args),
         Command::Frame(args) => frame::run(&args),
         Command::Accept(args) => accept::run(&args),
+        Command::Completions(args) => completions::run(&args),
         Command::Token(_) => later("token"),
         Command::Bench(args) => bench::run(args),
     }
 }
 
 fn later(name: &str) -> ExitCode {
-    eprintln!(
-        "error: 'tidegate {name}' is not yet in this version\n\n\
-         See 'tidegate --help' for what there is."
-    );
+    tell_error(&format_args!(
+        "'tidegate {name}' is not yet in this version\n\nSee 'tidegate --help' for what there is."
+    ));
     ExitCode::from(USAGE)
 }
 
@@ -67,11 +73,52 @@ fn run_client(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCo
         if io.is_some_and(|it| it.kind() == std::io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS;
         }
-        let is_usage = error.is::<Usage>()
-            || matches!(error.downcast_ref(), Some(tidegate_client::Error::Usage(_)));
-        eprintln!("error: {error:#}");
+        let client: Option<&tidegate_client::Error> = error.downcast_ref();
+        let is_usage = error.is::<Usage>() || client.is_some_and(is_mistyped);
+        let failure = client.and_then(tidegate_client::Error::failure);
+        let hint = match failure {
+            Some(tidegate_client::Failure::Unreachable { .. }) => HINT_UNREACHABLE,
+            _ => "",
+        };
+        tell_error(&format_args!("{error:#}{hint}"));
         ExitCode::from(if is_usage { USAGE } else { FAILURE })
     })
+}
+
+/// Whether what was typed is wrong, as the client finds.
+fn is_mistyped(error: &tidegate_client::Error) -> bool {
+    matches!(error, tidegate_client::Error::Usage(_) | tidegate_client::Error::Url(_))
+}
+
+/// What a connection that does not come about may need.
+const HINT_UNREACHABLE: &str = "\n\n\
+Is a gateway running there? 'tidegate serve --dev' starts one on 127.0.0.1:8080.";
+
+/// How what is wrong stands out; as clap has it.
+const WRONG: Style = AnsiColor::Red.on_default().bold();
+
+/// How what needs attention stands out.
+const ATTENTION: Style = AnsiColor::Yellow.on_default().bold();
+
+/// Tells an error on standard error; in colours where they are seen and wanted, here and below.
+fn tell_error(error: &dyn Display) {
+    anstream::eprintln!("{WRONG}error:{WRONG:#} {error}");
+}
+
+/// Tells a warning.
+fn tell_warning(warning: &dyn Display) {
+    anstream::eprintln!("{ATTENTION}warning:{ATTENTION:#} {warning}");
+}
+
+/// Tells what is wrong with a configuration, a line for each.
+fn tell_problems(problems: &Problems) {
+    for problem in &problems.0 {
+        let text = problem.to_string();
+        // The message comes last; before it is where and which.
+        let at = text.len().saturating_sub(problem.message.len());
+        let (place, message) = text.split_at_checked(at).unwrap_or(("", &text));
+        anstream::eprintln!("{WRONG}{place}{WRONG:#}{message}");
+    }
 }
 
 /// The next line without its end, `None` after the last.
@@ -88,6 +135,11 @@ fn read_line(input: &mut impl BufRead) -> anyhow::Result<Option<Vec<u8>>> {
         line.pop_if(|it| *it == end);
     }
     Ok(Some(line))
+}
+
+/// A whole number from 0 on.
+fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "allowed is a whole number, such as 10".to_owned())
 }
 
 /// The longest line that is read; gateways have a bound of their own, 1 MiB by default.
@@ -129,6 +181,11 @@ What is published to a channel reaches whoever subscribes to it, over WebSocket,
 NDJSON, long-poll or poll, from one log with one cursor: a client that was cut on one wire goes on \
 on any other, and nothing is lost or comes twice.";
 
+/// What there is room for beside a list of subcommands.
+const HINT: &str = "\
+'tidegate serve --dev' starts a gateway to try things with. 'tidegate help COMMAND' says more of a \
+command, 'tidegate --help' has examples.";
+
 const EXAMPLES: &str = "\
 Examples:
   tidegate serve --dev
@@ -147,13 +204,17 @@ Examples:
       Say what is wrong with a configuration file, if anything is.
   tidegate frame 81858b55d8f0e330b49ce4
       Take a WebSocket frame apart.
+  tidegate bench fanout
+      Publish to a thousand subscribers, and measure.
+
+Colours are for terminals, and not where NO_COLOR is set, CLICOLOR is 0 or TERM is dumb.
 
 Exit codes: 0 success, 1 failure, 2 usage, 78 configuration.";
 
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, about = ABOUT, long_about = LONG_ABOUT, after_help = EXAMPLES)]
+#[command(name = "tidegate", version, about = ABOUT, long_about = LONG_ABOUT, after_help = HINT)]
+#[command(after_long_help = EXAMPLES)]
 #[command(arg_required_else_help = true, subcommand_required = true, max_term_width = 100)]
-#[command(disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -169,6 +230,7 @@ enum Command {
     Frame(frame::FrameArgs),
     Accept(accept::AcceptArgs),
     Bench(bench::BenchArgs),
+    Completions(completions::CompletionsArgs),
     #[command(hide = true, disable_help_flag = true)]
     Token(LaterArgs),
 }

@@ -1,14 +1,16 @@
 //! `tidegate pub`: publishes what is typed, or a line each of standard input.
 
 use std::io::{self, Write as _};
+use std::pin::pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use tidegate_client::{ChannelUrl, Client, Payload, Publish, Published};
 
-use super::{Token, read_line, usage};
+use super::{Token, read_line, tell_warning, usage};
 
 const LONG_ABOUT: &str = "\
 Publish to a channel.
@@ -50,8 +52,8 @@ pub(super) struct PubArgs {
     /// End the channel, after the publication if there is one
     #[arg(long)]
     end: bool,
-    /// How to reach the gateway
-    #[arg(long, value_name = "WIRE", default_value = "http")]
+    /// How to reach the gateway. In this version there is one way
+    #[arg(long, value_name = "WIRE", default_value = "http", hide = true)]
     wire: Wire,
     #[command(flatten)]
     token: Token,
@@ -96,7 +98,7 @@ async fn publish(args: PubArgs) -> anyhow::Result<ExitCode> {
         if let Some(key) = &args.key {
             publish = publish.key(key);
         }
-        print(&with_event(publish, &args).send().await?)?;
+        print(&patiently(with_event(publish, &args).send()).await?)?;
         return Ok(ExitCode::SUCCESS);
     }
     if args.key.is_some() {
@@ -109,15 +111,29 @@ async fn publish(args: PubArgs) -> anyhow::Result<ExitCode> {
         let line = line.context("a line is no UTF-8; publish bytes with curl --data-binary")?;
         number += 1;
         let publish = with_event(client.publish(channel.as_str(), payload(&line)), &args);
-        let published = publish.send().await;
+        let published = patiently(publish.send()).await;
         print(&published.with_context(|| format!("line {number} was not published"))?)?;
     }
     if args.end {
-        let ended = client.end(channel.as_str()).send().await;
+        let ended = patiently(client.end(channel.as_str()).send()).await;
         print(&ended.context("the channel was not ended")?)?;
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// Waits, and says so where it takes longer than it should.
+async fn patiently<T>(published: impl Future<Output = T>) -> T {
+    let mut published = pin!(published);
+    tokio::select! {
+        published = &mut published => return published,
+        () = tokio::time::sleep(NOTICE_AFTER) => {}
+    }
+    tell_warning(&"the gateway has not accepted it yet; it is tried again, for a minute at most");
+    published.await
+}
+
+/// After so long somebody may wonder.
+const NOTICE_AFTER: Duration = Duration::from_secs(2);
 
 fn with_event(publish: Publish, args: &PubArgs) -> Publish {
     match &args.event {

@@ -21,14 +21,20 @@ or a key that does not exist is an error.
 
 One line for each listener goes to standard error, 'listening on http://127.0.0.1:8080', then the \
 log. SIGTERM and SIGINT end every stream as its wire says, so that clients come back with their \
-cursors.";
+cursors.
+
+Exit codes: 0 after a signal, 1 when it can't start, 2 usage, 78 when the configuration is wrong.";
 
 const EXAMPLES: &str = "\
 Examples:
   tidegate serve --dev
+      On 127.0.0.1:8080, with everything allowed to everyone on this machine.
   tidegate serve --dev --listen 127.0.0.1:0 --workers 1
+      On a free port, which is told, with one thread.
   tidegate serve --config /etc/tidegate.toml --admin off
-  TIDEGATE_LOG__LEVEL=debug tidegate serve --dev";
+      As a file says, without metrics.
+  TIDEGATE_LOG__LEVEL=debug tidegate serve --dev
+      With a variable in the place of a key.";
 
 /// Serve channels until told to stop
 #[derive(Args, Debug)]
@@ -36,8 +42,8 @@ Examples:
 pub(super) struct ServeArgs {
     /// Allow everything to everyone on this machine
     ///
-    /// For development: no tokens are asked for, and metrics and console are on the main listener
-    /// unless --admin says otherwise. Only loopback addresses are listened on, and only requests
+    /// For development: no tokens are asked for, and metrics are on the main listener unless
+    /// --admin says otherwise. Only loopback addresses are listened on, and only requests
     /// whose Host and Origin are loopback names are answered, so that no web page from elsewhere
     /// reaches the gateway through your browser.
     #[arg(long)]
@@ -68,7 +74,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "ADDR", value_parser = config::parse_address)]
     listen: Vec<SocketAddr>,
 
-    /// Serve metrics and console on this address, or nowhere [default: 127.0.0.1:9180]
+    /// Serve metrics on this address, or nowhere [default: 127.0.0.1:9180]
     ///
     /// With --dev the default is the main listener.
     #[arg(long, value_name = "ADDR|off", value_parser = config::parse_admin)]
@@ -81,7 +87,7 @@ pub(super) struct ServeArgs {
 
 pub(super) fn run(args: ServeArgs) -> ExitCode {
     if args.tls {
-        eprintln!("error: '--tls' is not yet in this version; leave it out");
+        super::tell_error(&"'--tls' is not yet in this version; leave it out");
         return ExitCode::from(super::USAGE);
     }
     let sources = Sources {
@@ -98,19 +104,19 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     let config = match sources.load() {
         Ok(config) => config,
         Err(problems) => {
-            eprintln!("{problems}");
+            super::tell_problems(&problems);
             return ExitCode::from(super::CONFIGURATION);
         }
     };
     // Not to the log, which may be off.
     for warning in config.warnings() {
-        eprintln!("warning: {warning}");
+        super::tell_warning(&warning);
     }
     trace::init(&config.log);
     match server::run(&Arc::new(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {:#}", anyhow::Error::from(error));
+            super::tell_error(&format_args!("{:#}", anyhow::Error::from(error)));
             ExitCode::from(super::FAILURE)
         }
     }

@@ -17,7 +17,7 @@ use tidegate_client::{
 };
 use tidegate_core::envelope::json::write_one_line;
 
-use super::{Token, usage};
+use super::{Token, usage, whole};
 
 const LONG_ABOUT: &str = "\
 Subscribe to a channel, or to several, and print what is published.
@@ -57,10 +57,10 @@ pub(super) struct SubArgs {
     #[arg(allow_hyphen_values = true)]
     since: Option<Since>,
     /// Begin with the newest N of each channel
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
     last: Option<u32>,
     /// End after N publications
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>)]
     count: Option<u64>,
     /// Print publications, gaps and ends in JSON
     #[arg(long)]

@@ -157,6 +157,9 @@ fn arguments_that_contradict_each_other_exit_with_2() {
         (&["sub", a, "--wire", "ws2"], "not in this version yet"),
         (&["sub", a, "--wire", "tcp"], "no wire"),
         (&["sub", a, "--since", "nowhere"], "no cursor"),
+        (&["sub", a, "--last", "ten"], "allowed is a whole number, such as 10"),
+        (&["sub", a, "--count=-1"], "allowed is a whole number, such as 10"),
+        (&["ws", "127.0.0.1:9/"], "in front of it"),
         (&["ws", "ws://127.0.0.1:9/", "--header", "Origin"], "a header field is NAME:VALUE"),
         (&["ws", "ws://127.0.0.1:9/", "--http2"], "--http2 is not yet in this version"),
     ] {

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 
 mod dissect;
 
+use super::WRONG;
 use dissect::{Context, Dissection, Finding, Line, Sender, dissect};
 
 const LONG_ABOUT: &str = "\
@@ -60,14 +61,14 @@ pub(super) fn run(args: &FrameArgs) -> ExitCode {
     let text = match input(&args.hex) {
         Ok(text) => text,
         Err(error) => {
-            eprintln!("error: can't read standard input: {error}");
+            super::tell_error(&format_args!("can't read standard input: {error}"));
             return ExitCode::from(super::FAILURE);
         }
     };
     let bytes = match hexadecimal(&text) {
         Ok(bytes) => bytes,
         Err(error) => {
-            eprintln!("error: {error}");
+            super::tell_error(&error);
             return ExitCode::from(super::USAGE);
         }
     };
@@ -134,7 +135,6 @@ fn hexadecimal(text: &str) -> Result<Vec<u8>, String> {
 
 const HEADING: Style = Style::new().bold();
 const BITS: Style = AnsiColor::Cyan.on_default();
-const WRONG: Style = AnsiColor::Red.on_default().bold();
 
 fn print(frames: &[Dissection], out: &mut impl Write) -> io::Result<()> {
     for (nth, frame) in (1..).zip(frames) {
