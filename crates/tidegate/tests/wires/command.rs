@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::common::Server;
 
 /// What came of a command: exit code, standard output, standard error.
-fn tidegate(args: &[&str], input: &str) -> (i32, String, String) {
+pub(super) fn tidegate(args: &[&str], input: &str) -> (i32, String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .args(args)
         .env_clear()

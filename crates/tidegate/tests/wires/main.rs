@@ -13,6 +13,7 @@ mod process;
 mod common;
 
 mod api;
+mod bench;
 mod command;
 mod drain;
 mod envelope;

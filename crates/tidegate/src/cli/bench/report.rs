@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tidegate_client::Url;
 
-use super::load::{End, Fanout, Latency, Outcome, Pace};
+use super::load::{Echo, End, Fanout, Idle, Latency, Load, Memory, Outcome, Pace, Publish, Way};
 
 /// What is said of a run: members of a JSON object in their order, and lines for people.
 #[derive(Debug)]
@@ -17,45 +17,124 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn fanout(url: &Url, run: &Fanout, outcome: &Outcome) -> Self {
-        let mut report = Self::new("fanout", url);
-        let (pace, unit) = match run.pace {
-            Pace::InFlight(number) => (("in_flight", number), "in flight"),
-            Pace::PerSecond(number) => (("rate_per_second", number), "a second"),
+    pub(super) fn new(url: &Url, load: &Load, outcome: &Outcome) -> Self {
+        let mut report = Self { members: Vec::new(), lines: Vec::new() };
+        let name = match load {
+            Load::Fanout(_) => "fanout",
+            Load::Echo(_) => "echo",
+            Load::Idle(_) => "idle",
+            Load::Publish(_) => "publish",
         };
-        report.set("wire", run.wire.as_str());
-        report.set("subscribers", run.subscribers);
-        report.set(pace.0, pace.1);
-        report.set("size_bytes", run.size);
-        let what = format!(
-            "{} subscribers by {}, {} publications of {} bytes {unit}",
-            grouped(run.subscribers),
-            run.wire.as_str(),
-            grouped(pace.1),
-            grouped(run.size as u64),
-        );
-        report.line("load", what);
-        report.ended(outcome);
-        let counts = &outcome.counts;
-        report.rate("publications", counts.publications, outcome.took);
-        report.rate("deliveries", counts.messages, outcome.took);
-        report.latency("latency", &outcome.latency);
-        report.checked(outcome);
-        report.set("gaps", counts.gaps);
-        report.set("received_bytes", counts.received_bytes);
-        let each = per(counts.received_bytes, counts.messages);
-        report.set("received_bytes_per_delivery", each);
-        report.line("received", format!("{each:.1} bytes per delivery"));
+        report.set("bench", name);
+        report.set("url", url.to_string());
+        report.line("gateway", url.to_string());
+        match load {
+            Load::Fanout(it) => report.fanout(it, outcome),
+            Load::Echo(it) => report.echo(it, outcome),
+            Load::Idle(it) => report.idle(it, outcome),
+            Load::Publish(it) => report.publish(it, outcome),
+        }
         report.generator(outcome);
         report
     }
 
-    fn new(bench: &'static str, url: &Url) -> Self {
-        let mut report = Self { members: Vec::new(), lines: Vec::new() };
-        report.set("bench", bench);
-        report.set("url", url.to_string());
-        report.line("gateway", url.to_string());
-        report
+    fn fanout(&mut self, run: &Fanout, outcome: &Outcome) {
+        let ((pace, number), unit) = match run.pace {
+            Pace::InFlight(number) => (("in_flight", number), "in flight"),
+            Pace::PerSecond(number) => (("rate_per_second", number), "a second"),
+        };
+        let (wire, counts) = (run.wire.as_str(), &outcome.counts);
+        self.set("wire", wire);
+        self.set("subscribers", run.subscribers);
+        self.set(pace, number);
+        self.set("size_bytes", run.size);
+        let subscribers = grouped(run.subscribers);
+        let (number, size) = (grouped(number), bytes(run.size as u64));
+        self.line(
+            "load",
+            format!("{subscribers} subscribers by {wire}; {number} {unit} of {size}"),
+        );
+        self.ended(outcome);
+        self.rate("publications", counts.publications, outcome.took);
+        self.rate("deliveries", counts.messages, outcome.took);
+        self.times("latency", "latency", &outcome.latency);
+        self.checked(outcome);
+        self.set("gaps", counts.gaps);
+        self.set("received_bytes", counts.received_bytes);
+        let each = counts.received_bytes as f64 / counts.messages.max(1) as f64;
+        self.set("received_bytes_per_delivery", tenths(each));
+        let all = bytes(counts.received_bytes);
+        self.line("received", format!("{all}, {each:.1} bytes a delivery"));
+    }
+
+    fn echo(&mut self, run: &Echo, outcome: &Outcome) {
+        let counts = &outcome.counts;
+        self.set("connections", run.connections);
+        self.set("in_flight", run.in_flight);
+        self.set("size_bytes", run.size);
+        let (connections, in_flight) = (grouped(run.connections), grouped(run.in_flight));
+        let size = bytes(run.size as u64);
+        self.line(
+            "load",
+            format!("{connections} connections; {in_flight} in flight each of {size}"),
+        );
+        self.ended(outcome);
+        self.rate("messages", counts.messages, outcome.took);
+        self.times("round_trip", "round trip", &outcome.latency);
+        self.checked(outcome);
+        self.set("gaps", counts.gaps);
+        self.set("received_bytes", counts.received_bytes);
+    }
+
+    fn idle(&mut self, run: &Idle, outcome: &Outcome) {
+        let (wire, counts) = (run.wire.as_str(), &outcome.counts);
+        self.set("wire", wire);
+        self.set("connections", run.connections);
+        self.set("rate_per_second", run.rate);
+        let (connections, rate) = (grouped(run.connections), grouped(run.rate));
+        self.line("load", format!("{connections} connections by {wire}; {rate} a second"));
+        self.ended(outcome);
+        let stayed = counts.opened.saturating_sub(counts.closed);
+        self.set("opened", counts.opened);
+        self.set("refused", counts.refused);
+        self.set("closed", counts.closed);
+        self.set("stayed", stayed);
+        let (opened, stayed) = (grouped(counts.opened), grouped(stayed));
+        let refused = grouped(counts.refused);
+        self.line("connections", format!("{opened} opened, {refused} refused, {stayed} stayed"));
+        self.times("connect", "connect", &outcome.latency);
+        self.set("pings_answered", counts.pongs);
+        self.line("pings", format!("{} answered", grouped(counts.pongs)));
+        if let Some(Memory { before, after }) = outcome.memory {
+            let each = after.saturating_sub(before) as f64 / counts.opened.max(1) as f64;
+            self.set("server_memory_before_bytes", before);
+            self.set("server_memory_bytes", after);
+            self.set("server_memory_per_connection_bytes", tenths(each));
+            let (before, after) = (bytes(before), bytes(after));
+            self.line("memory", format!("{before}, then {after}: {each:.0} bytes a connection"));
+        } else if run.metrics.is_some() {
+            self.line("memory", "the metrics don't tell it (process_resident_memory_bytes)".into());
+        }
+    }
+
+    fn publish(&mut self, run: &Publish, outcome: &Outcome) {
+        let publishers = grouped(run.publishers);
+        self.set("publishers", run.publishers);
+        self.set("stream", matches!(run.way, Way::Stream(_)));
+        let way = match run.way {
+            Way::Post => "by POST".to_owned(),
+            Way::Stream(in_flight) => {
+                self.set("in_flight", in_flight);
+                format!("in a stream each, {} in flight", grouped(in_flight))
+            }
+        };
+        self.set("size_bytes", run.size);
+        let size = bytes(run.size as u64);
+        self.line("load", format!("{publishers} publishers {way}, publications of {size}"));
+        self.ended(outcome);
+        self.rate("publications", outcome.counts.publications, outcome.took);
+        self.times("accepted", "accepted", &outcome.latency);
+        self.set("lost", outcome.counts.lost);
     }
 
     fn set(&mut self, name: &str, value: impl Into<Value>) {
@@ -82,23 +161,20 @@ impl Report {
         let rate = number as f64 / took.as_secs_f64().max(1e-9);
         self.set(name, number);
         self.set(&format!("{name}_per_second"), tenths(rate));
-        self.line(name, format!("{} a second ({})", grouped(rate.round() as u64), grouped(number)));
+        let shown = grouped_digits(&format!("{rate:.0}"));
+        self.line(name, format!("{shown} a second ({})", grouped(number)));
     }
 
-    fn latency(&mut self, name: &'static str, latency: &Latency) {
-        let times = [
-            ("p50", latency.p50),
-            ("p90", latency.p90),
-            ("p99", latency.p99),
-            ("max", latency.max),
-        ];
+    /// Percentiles, in milliseconds for scripts.
+    fn times(&mut self, member: &str, name: &'static str, latency: &Latency) {
+        let Latency { count, p50, p90, p99, max } = *latency;
         let mut words = Vec::new();
-        for (which, time) in times {
-            let millis = (latency.count > 0).then_some(time.as_micros() as f64 / 1e3);
-            self.set(&format!("{name}_{which}_ms"), millis);
+        for (which, time) in [("p50", p50), ("p90", p90), ("p99", p99), ("max", max)] {
+            let millis = (count > 0).then_some(time.as_micros() as f64 / 1e3);
+            self.set(&format!("{member}_{which}_ms"), millis);
             words.push(format!("{which} {}", shown(time)));
         }
-        let words = if latency.count > 0 { words.join(", ") } else { "nothing was timed".into() };
+        let words = if count > 0 { words.join(", ") } else { "nothing was timed".into() };
         self.line(name, words);
     }
 
@@ -148,16 +224,29 @@ fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
-fn per(number: u64, of: u64) -> f64 {
-    if of == 0 { 0.0 } else { number as f64 / of as f64 }
+/// A number of bytes, to three digits.
+pub(super) fn bytes(number: u64) -> String {
+    let mut value = number as f64;
+    for unit in ["bytes", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            let digits = usize::from(unit != "bytes" && value < 100.0);
+            return format!("{value:.digits$} {unit}");
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
 }
 
 /// `1234567` as `1,234,567`.
 pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
+    grouped_digits(&number.to_string())
+}
+
+/// The same of its digits.
+pub(super) fn grouped_digits(digits: &str) -> String {
     let mut out = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -191,6 +280,8 @@ mod tests {
     fn numbers_and_times_are_shown_as_people_read_them() {
         let shown_as = [0, 12, 123, 1234, 123_456, 1_234_567].map(grouped);
         assert_eq!(shown_as, ["0", "12", "123", "1,234", "123,456", "1,234,567"]);
+        let shown_as = [0, 100, 1024, 1 << 20, 200 << 20, 5 << 40].map(bytes);
+        assert_eq!(shown_as, ["0 bytes", "100 bytes", "1.0 KiB", "1.0 MiB", "200 MiB", "5.0 TiB"]);
         for (micros, expect) in [
             (7, "7.00 µs"),
             (123, "123 µs"),

@@ -6,23 +6,24 @@
 //!       └────────── one more, when one is with all ◄─────┘      (or one each so often)
 //! ```
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tidegate_client::websocket::{Frame, WebSocket, WebSocketOptions};
 use tidegate_client::{Error, Failure};
-use tidegate_wire::websocket::{InflaterPool, encode};
-use tokio::sync::Notify;
+use tidegate_wire::websocket::encode;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 
 use super::flight::{FLIGHT_MAX, Flight};
 use super::line::Line;
-use super::meter::{Meter, State, cpu};
+use super::meter::{Meter, State};
 use super::reader::{Reader, Sink, Wire};
-use super::{End, OPENING_MAX, Outcome, Target, files};
+use super::run::{Scratch, Shared, mask, open_all, when};
+use super::{End, Outcome, Target, files};
 
 /// A fan-out, before it begins.
 #[derive(Clone, Debug)]
@@ -44,154 +45,101 @@ pub(in super::super) enum Pace {
     PerSecond(u64),
 }
 
-/// All that tasks share.
-struct Shared {
+/// All that its tasks share.
+struct Channel {
+    shared: Shared,
     flight: RefCell<Flight>,
-    meter: Rc<Meter>,
-    scratch: RefCell<Scratch>,
-    /// Somebody has settled a publication.
-    settled: Notify,
 }
-
-/// What a subscriber needs for a turn alone.
-pub(super) struct Scratch {
-    pub(super) bytes: Vec<u8>,
-    pub(super) pool: InflaterPool,
-}
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Self { bytes: vec![0; SCRATCH_BYTES], pool: InflaterPool::new() }
-    }
-}
-
-/// What is read at a time.
-const SCRATCH_BYTES: usize = 256 << 10;
-
-/// Nothing has been settled for so long after the last publication: the rest will never be.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A publication that goes out later than this after it was due is late by our fault or that of the
 /// gateway, not of a timer; it is timed from when it was due.
 const TIMER_SLACK: Duration = Duration::from_millis(5);
 
 impl Fanout {
-    /// Runs it, until its time is over, `interrupted` is, or the gateway goes away.
-    ///
-    /// # Errors
-    ///
-    /// It could not begin.
-    pub(in super::super) async fn run(
+    pub(super) async fn run(
         &self,
         target: &Target,
         meter: &Rc<Meter>,
         interrupted: impl Future<Output = ()>,
     ) -> anyhow::Result<Outcome> {
         files::allow(self.subscribers)?;
-        let shared = Rc::new(Shared {
+        let channel = Rc::new(Channel {
+            shared: Shared::new(meter),
             flight: RefCell::new(Flight::new(self.size, self.subscribers)),
-            meter: Rc::clone(meter),
-            scratch: RefCell::default(),
-            settled: Notify::new(),
         });
         let mut interrupted = std::pin::pin!(interrupted);
         let mut tasks = JoinSet::new();
-        tokio::select! {
-            opened = self.open(target, &shared, &mut tasks) => opened?,
-            () = &mut interrupted => anyhow::bail!("interrupted before it began"),
-        }
-        let target = target.websocket_url(&format!("/channels/{}?subscribe=0", self.channel));
-        let options = WebSocketOptions { deflate: false, ..WebSocketOptions::default() };
-        let publisher = WebSocket::open(&target, &options).await.context("can't publish")?;
-
-        let (begun, cpu_before) = (Instant::now(), cpu());
-        let mut end = tokio::select! {
-            failure = self.publish(publisher, &shared, begun) => End::Failed(failure),
-            failure = failed(&mut tasks) => End::Failed(failure),
-            () = sleep(self.duration) => End::Duration,
-            () = &mut interrupted => End::Interrupted,
+        let open = |_| {
+            let (target, wire, name) = (target.clone(), self.wire, self.channel.clone());
+            async move { target.subscribe(wire, &name).await }
         };
-        if !matches!(end, End::Failed(_)) {
-            tokio::select! {
-                failure = failed(&mut tasks) => end = End::Failed(failure),
-                () = shared.drained() => {}
-            }
+        let opened = |opened: Result<_, _>| {
+            let (line, reader) = opened.map_err(Error::from).with_context(|| {
+                let nth = meter.borrow().counts.opened + 1;
+                format!("subscriber {nth} of {} did not get through", self.subscribers)
+            })?;
+            meter.borrow().counts.opened += 1;
+            let subscriber = Subscriber { line, reader, next: 1 };
+            tasks.spawn_local(subscriber.run(Rc::clone(&channel)));
+            Ok(())
+        };
+        tokio::select! {
+            opened = open_all(self.subscribers, open, opened) => opened?,
+            () = &mut interrupted => anyhow::bail!("interrupted before everyone was subscribed"),
         }
-        let cpu = cpu_before.zip(cpu()).map(|(before, after)| after.saturating_sub(before));
-        let took = begun.elapsed();
-        {
-            let mut state = meter.borrow();
-            let missing = shared.flight.borrow().missing(&state);
-            if !matches!(end, End::Failed(_)) {
-                state.counts.lost = missing;
-            }
+        let url = target.websocket_url(&format!("/channels/{}?subscribe=0", self.channel));
+        let options = WebSocketOptions { deflate: false, ..WebSocketOptions::default() };
+        let publisher = WebSocket::open(&url, &options).await.context("can't publish")?;
+
+        let shared = &channel.shared;
+        let publish = self.publish(publisher, &channel);
+        let mut outcome = shared.measure(&mut tasks, publish, self.duration, interrupted).await;
+        if !matches!(outcome.end, End::Failed(_)) {
+            outcome.counts.lost = channel.flight.borrow().missing(&outcome.counts);
         }
         tasks.shutdown().await;
-        let (counts, latency) = meter.total();
-        Ok(Outcome { counts, latency, took, cpu, end })
-    }
-
-    /// Opens every subscription, some at a time; each goes on in a task.
-    async fn open(
-        &self,
-        target: &Target,
-        shared: &Rc<Shared>,
-        tasks: &mut JoinSet<Failure>,
-    ) -> anyhow::Result<()> {
-        let mut opening = JoinSet::new();
-        let mut left = self.subscribers;
-        loop {
-            while left > 0 && opening.len() < OPENING_MAX {
-                left -= 1;
-                let (target, wire, channel) = (target.clone(), self.wire, self.channel.clone());
-                opening.spawn_local(async move { target.subscribe(wire, &channel).await });
-            }
-            let Some(opened) = opening.join_next().await else { return Ok(()) };
-            let (line, reader) = opened?.map_err(Error::from).with_context(|| {
-                let opened = shared.meter.borrow().counts.opened;
-                format!("subscriber {} of {} is refused", opened + 1, self.subscribers)
-            })?;
-            shared.meter.borrow().counts.opened += 1;
-            let subscriber = Subscriber { line, reader, next: 1 };
-            tasks.spawn_local(subscriber.run(Rc::clone(shared)));
-        }
+        Ok(outcome)
     }
 
     /// Publishes, and says why it could not go on.
-    async fn publish(&self, mut socket: WebSocket, shared: &Shared, begun: Instant) -> Failure {
-        let mut made = 0;
+    async fn publish(&self, mut socket: WebSocket, channel: &Channel) -> Failure {
+        let (shared, flight) = (&channel.shared, &channel.flight);
+        let (begun, mut made) = (Instant::now(), 0);
         loop {
             let due = match self.pace {
-                Pace::InFlight(width) => width + shared.flight.borrow().settled(),
+                Pace::InFlight(width) => width + flight.borrow().settled(),
                 Pace::PerSecond(rate) => due(begun.elapsed(), rate),
             };
-            while made < due && shared.flight.borrow().len() < FLIGHT_MAX {
+            while made < due && flight.borrow().len() < FLIGHT_MAX {
                 let now = Instant::now();
                 let sent = match self.pace {
                     Pace::InFlight(_) => now,
                     Pace::PerSecond(rate) => sent(begun + when(made, rate), now),
                 };
                 made += 1;
-                let payload = shared.flight.borrow_mut().open(sent);
+                socket.push(&Frame::Text(flight.borrow_mut().open(sent)));
+                shared.on_the_way.set(shared.on_the_way.get() + 1);
                 shared.meter.borrow().counts.publications += 1;
-                socket.push(&Frame::Text(payload));
             }
             if let Err(failure) = socket.flush().await {
                 return failure;
             }
-            let next = Cell::new(None);
-            if let Pace::PerSecond(rate) = self.pace
-                && shared.flight.borrow().len() < FLIGHT_MAX
-            {
-                next.set(Some(begun + when(made, rate)));
-            }
+            let next = match self.pace {
+                Pace::PerSecond(rate) if flight.borrow().len() < FLIGHT_MAX => {
+                    Some(begun + when(made, rate))
+                }
+                _ => None,
+            };
+            // Cancel safe: a frame is taken when it is returned.
             tokio::select! {
                 () = shared.settled.notified() => {}
-                () = until(next.get()) => {}
+                () = until(next) => {}
                 frame = socket.next() => match frame {
-                    Ok(Some(Frame::Close { code, reason })) => return Failure::Closed { code, reason },
+                    Ok(Some(Frame::Close { code, reason })) => {
+                        return Failure::Closed { code, reason };
+                    }
                     Ok(Some(_)) => {}
-                    Ok(None) => return Failure::Cut("the gateway closed the publisher's".into()),
+                    Ok(None) => return Failure::Cut("the gateway closed it".into()),
                     Err(failure) => return failure,
                 },
             }
@@ -202,12 +150,6 @@ impl Fanout {
 /// How many publications are due after so long, the first at once.
 fn due(elapsed: Duration, rate: u64) -> u64 {
     u64::try_from(elapsed.as_nanos() * u128::from(rate) / 1_000_000_000 + 1).unwrap_or(u64::MAX)
-}
-
-/// When publication `index`, from 0 on, is due.
-fn when(index: u64, rate: u64) -> Duration {
-    let nanos = u128::from(index) * 1_000_000_000 / u128::from(rate.max(1));
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 /// From when a publication is timed that was `due` and goes out `now`.
@@ -222,35 +164,6 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-/// The first task that ends has failed.
-pub(super) async fn failed(tasks: &mut JoinSet<Failure>) -> Failure {
-    match tasks.join_next().await {
-        Some(Ok(failure)) => failure,
-        Some(Err(error)) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => Failure::Cut(error.to_string()),
-        },
-        None => std::future::pending().await,
-    }
-}
-
-impl Shared {
-    /// Waits until everything is settled, or nothing more seems to be.
-    async fn drained(&self) {
-        while self.flight.borrow().len() > 0 {
-            let before = self.meter.borrow().counts.messages;
-            tokio::select! {
-                () = self.settled.notified() => {}
-                () = sleep(PATIENCE) => {
-                    if self.meter.borrow().counts.messages == before {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-}
-
 struct Subscriber {
     line: Line,
     reader: Reader,
@@ -260,27 +173,26 @@ struct Subscriber {
 
 impl Subscriber {
     /// Reads until it can't.
-    async fn run(mut self, shared: Rc<Shared>) -> Failure {
+    async fn run(mut self, channel: Rc<Channel>) -> Failure {
+        let shared = &channel.shared;
         loop {
             let turn = std::future::poll_fn(|cx| {
                 let mut scratch = shared.scratch.borrow_mut();
                 let Scratch { bytes, pool } = &mut *scratch;
-                let input = std::task::ready!(self.line.poll_read(cx, bytes))?;
+                let input = ready!(self.line.poll_read(cx, bytes))?;
                 let mut state = shared.meter.borrow();
                 state.counts.received_bytes += input.len() as u64;
                 let mut turn = Turn {
                     next: &mut self.next,
                     line: &mut self.line,
-                    flight: shared.flight.borrow_mut(),
+                    flight: channel.flight.borrow_mut(),
                     state,
                     received: Instant::now(),
                 };
                 let settled = turn.flight.settled();
                 let read = self.reader.read(input, pool, &mut turn);
-                if turn.flight.settled() > settled {
-                    shared.settled.notify_one();
-                }
-                std::task::Poll::Ready(read)
+                shared.settle(turn.flight.settled() - settled);
+                Poll::Ready(read)
             });
             if let Err(failure) = turn.await {
                 return failure;
@@ -320,10 +232,4 @@ impl Sink for Turn<'_> {
     fn handle_gap(&mut self) {
         self.state.counts.gaps += 1;
     }
-}
-
-/// A masking key. That nobody can foresee it protects what is between browsers and servers (RFC 6455
-/// §10.3), not a load generator.
-pub(super) fn mask() -> [u8; 4] {
-    fastrand::u32(..).to_ne_bytes()
 }

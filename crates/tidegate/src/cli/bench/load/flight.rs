@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tidegate_client::Failure;
 
-use super::meter::State;
+use super::meter::{Counts, State};
 use super::payload::Template;
 
 /// Publications that are not with every subscriber yet, at most; a power of two.
@@ -66,7 +66,7 @@ impl Flight {
                 Slot { sent, seen: 0, unit: Vec::new() },
             ),
         }
-        self.template.payload(self.newest)
+        String::from_utf8_lossy(self.template.payload(self.newest)).into_owned()
     }
 
     /// The bytes of number `number` at a subscriber, if they are known.
@@ -133,8 +133,8 @@ impl Flight {
     }
 
     /// What of all that was published has not come to somebody: to be asked at the end.
-    pub(super) fn missing(&self, state: &State) -> u64 {
-        (self.newest * self.subscribers).saturating_sub(state.counts.messages)
+    pub(super) fn missing(&self, counts: &Counts) -> u64 {
+        (self.newest * self.subscribers).saturating_sub(counts.messages)
     }
 }
 
@@ -165,13 +165,13 @@ mod tests {
         assert_eq!(flight.settled(), 0);
         let mut next = 1;
         for number in received {
-            let payload = flight.template.payload(*number);
+            let payload = flight.template.payload(*number).to_vec();
             let mut state = meter.borrow();
-            flight.handle_message(&mut next, payload.as_bytes(), &[], now, &mut state).unwrap();
+            flight.handle_message(&mut next, &payload, &[], now, &mut state).unwrap();
         }
         let counts = meter.borrow().counts;
         assert_eq!((counts.lost, counts.duplicates), (lost, duplicates));
-        assert_eq!(flight.missing(&meter.borrow()), missing);
+        assert_eq!(flight.missing(&counts), missing);
     }
 
     #[test]
@@ -188,10 +188,12 @@ mod tests {
         let (meter, now) = (Meter::new(), Instant::now());
         let mut flight = Flight::new(20, 1);
         let payload = flight.open(now);
-        for wrong in ["", "hello", &flight.template.payload(2), &payload.replace('a', "b")] {
+        let other = flight.template.payload(2).to_vec();
+        let changed = payload.replace('a', "b");
+        for wrong in [&b""[..], b"hello", &other, changed.as_bytes()] {
             let mut state = meter.borrow();
-            let got = flight.handle_message(&mut 1, wrong.as_bytes(), &[], now, &mut state);
-            assert!(matches!(got, Err(Failure::Protocol(_))), "{wrong}");
+            let got = flight.handle_message(&mut 1, wrong, &[], now, &mut state);
+            assert!(matches!(got, Err(Failure::Protocol(_))), "{wrong:?}");
         }
         assert_eq!(flight.len(), 1);
     }

@@ -1,6 +1,6 @@
 //! What is counted and timed while it runs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -22,7 +22,9 @@ pub(in super::super) struct Counts {
     pub(in super::super) gaps: u64,
     /// Connections that were opened.
     pub(in super::super) opened: u64,
-    /// Of those, which the gateway has closed.
+    /// Connections that did not come about.
+    pub(in super::super) refused: u64,
+    /// Of those that did, which the gateway has closed.
     pub(in super::super) closed: u64,
     /// Pings that were answered.
     pub(in super::super) pongs: u64,
@@ -32,7 +34,8 @@ pub(in super::super) struct Counts {
 #[derive(Debug)]
 pub(in super::super) struct Meter {
     state: RefCell<State>,
-    begun: Instant,
+    /// Since when it is measured.
+    begun: Cell<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -58,7 +61,7 @@ pub(in super::super) struct Latency {
 /// How it stands, for whoever shows it.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Sample {
-    /// Since the meter was made.
+    /// Since it is measured; zero before.
     pub(in super::super) at: Duration,
     pub(in super::super) counts: Counts,
     /// Of the time since the sample before.
@@ -69,14 +72,21 @@ pub(in super::super) struct Sample {
 const MICROS_MAX: u64 = 900_000_000;
 
 impl Meter {
-    /// Counts from now on.
+    /// Counts from now on; it measures later.
     pub(in super::super) fn new() -> Self {
         let histogram = || {
             // The bounds are constants that it takes; another way to make one is not as bounded.
             Histogram::new_with_bounds(1, MICROS_MAX, 3).unwrap_or_else(|_| unreachable!())
         };
         let state = State { counts: Counts::default(), latest: histogram(), all: histogram() };
-        Self { state: RefCell::new(state), begun: Instant::now() }
+        Self { state: RefCell::new(state), begun: Cell::new(None) }
+    }
+
+    /// It measures from now on; that moment.
+    pub(super) fn begin(&self) -> Instant {
+        let now = Instant::now();
+        self.begun.set(Some(now));
+        now
     }
 
     /// For one turn; nothing else may be counted meanwhile.
@@ -89,7 +99,8 @@ impl Meter {
         let mut state = self.state.borrow_mut();
         let latency = Latency::of(&state.latest);
         state.settle();
-        Sample { at: self.begun.elapsed(), counts: state.counts, latency }
+        let at = self.begun.get().map_or(Duration::ZERO, |it| it.elapsed());
+        Sample { at, counts: state.counts, latency }
     }
 
     /// All that was counted and timed.

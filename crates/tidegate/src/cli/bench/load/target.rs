@@ -2,14 +2,15 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use tidegate_client::{Client, ClientBuilder, Failure, Problem, Url};
+use tidegate_client::{Failure, Problem, Url};
+use tidegate_wire::chunk::{ChunkError, ChunkReader};
 use tidegate_wire::websocket::handshake::{ClientHandshake, ClientRequest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::OPEN_TIMEOUT;
 use super::line::{Line, cut};
 use super::reader::{Reader, Wire};
 
@@ -20,11 +21,17 @@ pub(in super::super) struct Target {
     address: SocketAddr,
 }
 
+/// How long a connection may take to stand.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The largest head of an answer.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// The largest body of a refusal that is read.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
+
+/// The largest body of an answer that is read.
+const BODY_BYTES_MAX: usize = 16 << 20;
 
 /// Header fields of an answer; with more it is refused.
 const FIELDS_MAX: usize = 100;
@@ -51,15 +58,42 @@ impl Target {
         Err(unreachable(reason))
     }
 
-    #[expect(dead_code, reason = "for publishing")]
-    /// The client of this gateway.
-    pub(super) fn client(&self) -> ClientBuilder {
-        Client::builder(self.url.clone())
-    }
-
     /// A WebSocket's URL for the client.
     pub(super) fn websocket_url(&self, target: &str) -> String {
         format!("ws://{}{}{target}", self.url.authority(), self.url.prefix())
+    }
+
+    /// What a request for `target` begins with.
+    pub(super) fn request(&self, method: &str, target: &str) -> String {
+        let (host, prefix) = (self.url.authority(), self.url.prefix());
+        format!("{method} {prefix}{target} HTTP/1.1\r\nHost: {host}\r\n")
+    }
+
+    /// What a request for the URL itself is answered with, whole; text of at most 16 MiB.
+    pub(super) async fn get(&self) -> Result<String, Failure> {
+        let got = timeout(OPEN_TIMEOUT, async {
+            let request = self.request("GET", "") + "Connection: close\r\n\r\n";
+            let (mut io, head, mut body) = self.ask(request.as_bytes()).await?;
+            if head.status != 200 {
+                return Err(refusal(io, &head, body).await);
+            }
+            while body.len() < BODY_BYTES_MAX
+                && head.content_length.is_none_or(|len| body.len() < len)
+                && io.read_buf(&mut body).await.map_err(|it| cut(&it))? > 0
+            {}
+            if head.is_chunked {
+                let (mut chunks, mut rest, mut whole) =
+                    (ChunkReader::default(), &*body, Vec::new());
+                let wrong = |error: ChunkError| Failure::Protocol(error.to_string());
+                while let Some(piece) = chunks.next(&mut rest).map_err(wrong)? {
+                    whole.extend_from_slice(piece);
+                }
+                body = whole;
+            }
+            Ok(String::from_utf8_lossy(&body).into_owned())
+        });
+        let late = |_| Failure::Timeout { what: "an answer", after: OPEN_TIMEOUT };
+        got.await.map_err(late)?
     }
 
     /// Subscribes to a channel; from the answer on nothing is missed.
@@ -108,7 +142,8 @@ impl Target {
             Wire::Sse => "text/event-stream",
             Wire::Ndjson => "application/x-ndjson",
         };
-        let get = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nAccept: {media}\r\n\r\n");
+        let get = self.request("GET", &format!("/channels/{channel}"));
+        let get = format!("{get}Accept: {media}\r\n\r\n");
         let (io, head, early) = self.ask(get.as_bytes()).await?;
         if head.status != 200 {
             return Err(refusal(io, &head, early).await);
