@@ -176,7 +176,7 @@ impl Page<'_> {
     }
 
     /// `## tidegate X` names a command, and each flag below it is one of it; so are those of a `sh`
-    /// block's lines.
+    /// block's lines, which name the commands of a command too.
     fn check_commands(&self) -> anyhow::Result<Vec<String>> {
         let mut findings = Vec::new();
         let mut heading = None;
@@ -185,14 +185,17 @@ impl Page<'_> {
             is_shell = if line.starts_with("```") { line == "```sh" } else { is_shell };
             let mut named = None;
             if let Some(name) = line.strip_prefix("## `tidegate ") {
-                heading = Some(name.trim_end_matches('`'));
+                heading = Some(vec![name.trim_end_matches('`')]);
             } else if line.starts_with("## ") {
                 heading = None;
             } else if let (true, Some(rest)) = (is_shell, line.strip_prefix("tidegate ")) {
-                named = rest.split(' ').next();
+                // A command may have commands of its own.
+                let is_command = |word: &&str| word.chars().all(|it| it.is_ascii_lowercase());
+                named = Some(rest.split(' ').take_while(is_command).collect());
             }
-            let Some(name) = named.or(heading) else { continue };
-            let help = Command::new(self.program).args([name, "--help"]).output()?;
+            let Some(words) = named.or_else(|| heading.clone()) else { continue };
+            let help = Command::new(self.program).args(&words).arg("--help").output()?;
+            let name = words.join(" ");
             if !help.status.success() {
                 findings.push(format!("{number}: there is no command {name}"));
             }
