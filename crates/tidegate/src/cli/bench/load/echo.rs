@@ -3,22 +3,21 @@
 //! A connection answers what one read brought with as many messages in one write, so that as many
 //! stay on their way.
 
-use std::cell::RefMut;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use tidegate_client::{Error, Failure};
+use tidegate_client::Failure;
 use tidegate_wire::websocket::{Kind, encode};
 use tokio::task::JoinSet;
 
 use super::line::Line;
 use super::meter::{Meter, State};
 use super::payload::Template;
-use super::reader::{Reader, Sink, Wire};
-use super::run::{Scratch, Shared, mask, open_all};
+use super::reader::Wire;
+use super::run::{Shared, mask, open_everyone};
+use super::subscriber::{Messages, Subscriber};
 use super::{End, Outcome, Target, files};
 
 /// An echo, before it begins.
@@ -53,20 +52,14 @@ impl Echo {
             let (target, channel) = (target.clone(), self.channel(index));
             async move { target.subscribe(Wire::Ws, &channel).await }
         };
-        let opened = |opened: Result<_, _>| {
-            let (line, reader) = opened.map_err(Error::from).with_context(|| {
-                let nth = meter.borrow().counts.opened + 1;
-                format!("connection {nth} of {} did not get through", self.connections)
-            })?;
-            meter.borrow().counts.opened += 1;
+        let opened = |opened| {
             let (template, sent) = (Template::new(self.size), VecDeque::new());
-            connections.push(Connection { line, reader, own: Own { template, sent, next: 1 } });
-            Ok(())
+            let own = Own { template, sent, next: 1 };
+            connections.push(Connection { subscriber: Subscriber::new(opened), own });
         };
-        tokio::select! {
-            opened = open_all(self.connections, open, opened) => opened?,
-            () = &mut interrupted => anyhow::bail!("interrupted before everyone was connected"),
-        }
+        let (count, until) = (self.connections, interrupted.as_mut());
+        let is_open = open_everyone("connection", count, meter, until, open, opened).await?;
+        anyhow::ensure!(is_open, "interrupted before everyone was connected");
         let mut tasks = JoinSet::new();
         for connection in connections {
             tasks.spawn_local(connection.run(self.in_flight, Rc::clone(&shared)));
@@ -82,8 +75,7 @@ impl Echo {
 }
 
 struct Connection {
-    line: Line,
-    reader: Reader,
+    subscriber: Subscriber,
     own: Own,
 }
 
@@ -111,24 +103,19 @@ impl Own {
 impl Connection {
     /// Sends and reads until it can't.
     async fn run(mut self, in_flight: u64, shared: Rc<Shared>) -> Failure {
-        self.own.send(in_flight, Instant::now(), &mut self.line, &mut shared.meter.borrow());
+        let line = self.subscriber.line();
+        self.own.send(in_flight, Instant::now(), line, &mut shared.meter.borrow());
         shared.on_the_way.set(shared.on_the_way.get() + in_flight);
         loop {
             let turn = std::future::poll_fn(|cx| {
-                let mut scratch = shared.scratch.borrow_mut();
-                let Scratch { bytes, pool } = &mut *scratch;
-                let input = ready!(self.line.poll_read(cx, bytes))?;
-                let (mut state, now) = (shared.meter.borrow(), Instant::now());
-                state.counts.received_bytes += input.len() as u64;
                 let before = self.own.next;
-                let mut turn =
-                    Turn { own: &mut self.own, line: &mut self.line, state, received: now };
-                let read = self.reader.read(input, pool, &mut turn);
-                let back = turn.own.next - before;
+                let turn = self.subscriber.poll_turn(cx, &shared, &mut self.own);
+                let (mut turn, read) = ready!(turn)?;
+                let back = turn.messages.next - before;
                 if shared.is_stopping.get() {
                     shared.settle(back);
                 } else {
-                    turn.own.send(back, now, turn.line, &mut turn.state);
+                    turn.messages.send(back, turn.received, turn.line, &mut turn.state);
                 }
                 Poll::Ready(read)
             });
@@ -139,50 +126,33 @@ impl Connection {
     }
 }
 
-/// One read of one connection.
-struct Turn<'a> {
-    own: &'a mut Own,
-    line: &'a mut Line,
-    state: RefMut<'a, State>,
-    received: Instant,
-}
-
-impl Sink for Turn<'_> {
-    fn known(&self) -> &[u8] {
-        &[]
-    }
-
-    fn handle_known(&mut self) {}
-
-    fn handle_message(&mut self, payload: &[u8], _: &[u8]) -> Result<(), Failure> {
-        let newest = self.own.next + self.own.sent.len() as u64;
-        let number = self.own.template.number(payload).filter(|it| (1..newest).contains(it));
+impl Messages for &mut Own {
+    fn handle_message(
+        &mut self,
+        payload: &[u8],
+        _: &[u8],
+        received: Instant,
+        state: &mut State,
+    ) -> Result<(), Failure> {
+        let newest = self.next + self.sent.len() as u64;
+        let number = self.template.number(payload).filter(|it| (1..newest).contains(it));
         let number = number.ok_or_else(|| {
             Failure::Protocol("a message came back that was not sent, or was changed".into())
         })?;
-        if number < self.own.next {
-            self.state.counts.duplicates += 1;
+        if number < self.next {
+            state.counts.duplicates += 1;
             return Ok(());
         }
-        while self.own.next <= number {
-            let sent = self.own.sent.pop_front();
-            if self.own.next < number {
-                self.state.counts.lost += 1;
+        while self.next <= number {
+            let sent = self.sent.pop_front();
+            if self.next < number {
+                state.counts.lost += 1;
             } else if let Some(sent) = sent {
-                self.state.record(self.received.saturating_duration_since(sent));
+                state.record(received.saturating_duration_since(sent));
             }
-            self.own.next += 1;
+            self.next += 1;
         }
-        self.state.counts.messages += 1;
+        state.counts.messages += 1;
         Ok(())
-    }
-
-    fn handle_ping(&mut self, payload: &[u8]) {
-        self.state.counts.pongs += 1;
-        self.line.push(|out| encode::pong(payload, Some(mask()), out));
-    }
-
-    fn handle_gap(&mut self) {
-        self.state.counts.gaps += 1;
     }
 }

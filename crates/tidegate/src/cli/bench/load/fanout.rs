@@ -12,17 +12,16 @@ use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use tidegate_client::Failure;
 use tidegate_client::websocket::{Frame, WebSocket, WebSocketOptions};
-use tidegate_client::{Error, Failure};
-use tidegate_wire::websocket::encode;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use super::flight::{FLIGHT_MAX, Flight};
-use super::line::Line;
 use super::meter::{Meter, State};
-use super::reader::{Reader, Sink, Wire};
-use super::run::{Scratch, Shared, mask, open_all, when};
+use super::reader::Wire;
+use super::run::{Shared, open_everyone, when};
+use super::subscriber::{Messages, Subscriber};
 use super::{End, Outcome, Target, files};
 
 /// A fan-out, before it begins.
@@ -73,20 +72,12 @@ impl Fanout {
             let (target, wire, name) = (target.clone(), self.wire, self.channel.clone());
             async move { target.subscribe(wire, &name).await }
         };
-        let opened = |opened: Result<_, _>| {
-            let (line, reader) = opened.map_err(Error::from).with_context(|| {
-                let nth = meter.borrow().counts.opened + 1;
-                format!("subscriber {nth} of {} did not get through", self.subscribers)
-            })?;
-            meter.borrow().counts.opened += 1;
-            let subscriber = Subscriber { line, reader, next: 1 };
-            tasks.spawn_local(subscriber.run(Rc::clone(&channel)));
-            Ok(())
+        let opened = |opened| {
+            tasks.spawn_local(listen(Subscriber::new(opened), Rc::clone(&channel)));
         };
-        tokio::select! {
-            opened = open_all(self.subscribers, open, opened) => opened?,
-            () = &mut interrupted => anyhow::bail!("interrupted before everyone was subscribed"),
-        }
+        let (count, until) = (self.subscribers, interrupted.as_mut());
+        let is_open = open_everyone("subscriber", count, meter, until, open, opened).await?;
+        anyhow::ensure!(is_open, "interrupted before everyone was subscribed");
         let url = target.websocket_url(&format!("/channels/{}?subscribe=0", self.channel));
         let options = WebSocketOptions { deflate: false, ..WebSocketOptions::default() };
         let publisher = WebSocket::open(&url, &options).await.context("can't publish")?;
@@ -164,72 +155,49 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-struct Subscriber {
-    line: Line,
-    reader: Reader,
-    /// The number that comes next.
-    next: u64,
-}
-
-impl Subscriber {
-    /// Reads until it can't.
-    async fn run(mut self, channel: Rc<Channel>) -> Failure {
-        let shared = &channel.shared;
-        loop {
-            let turn = std::future::poll_fn(|cx| {
-                let mut scratch = shared.scratch.borrow_mut();
-                let Scratch { bytes, pool } = &mut *scratch;
-                let input = ready!(self.line.poll_read(cx, bytes))?;
-                let mut state = shared.meter.borrow();
-                state.counts.received_bytes += input.len() as u64;
-                let mut turn = Turn {
-                    next: &mut self.next,
-                    line: &mut self.line,
-                    flight: channel.flight.borrow_mut(),
-                    state,
-                    received: Instant::now(),
-                };
-                let settled = turn.flight.settled();
-                let read = self.reader.read(input, pool, &mut turn);
-                shared.settle(turn.flight.settled() - settled);
-                Poll::Ready(read)
-            });
-            if let Err(failure) = turn.await {
-                return failure;
-            }
+/// Reads until it can't.
+async fn listen(mut subscriber: Subscriber, channel: Rc<Channel>) -> Failure {
+    let shared = &channel.shared;
+    // The number that comes next.
+    let mut next = 1;
+    loop {
+        let turn = std::future::poll_fn(|cx| {
+            let flight = channel.flight.borrow_mut();
+            let settled = flight.settled();
+            let messages = Numbers { next: &mut next, flight };
+            let (turn, read) = ready!(subscriber.poll_turn(cx, shared, messages))?;
+            shared.settle(turn.messages.flight.settled() - settled);
+            Poll::Ready(read)
+        });
+        if let Err(failure) = turn.await {
+            return failure;
         }
     }
 }
 
-/// One read of one subscriber.
-struct Turn<'a> {
+/// What is on its way, for one subscriber.
+struct Numbers<'a> {
     next: &'a mut u64,
-    line: &'a mut Line,
     flight: RefMut<'a, Flight>,
-    state: RefMut<'a, State>,
-    received: Instant,
 }
 
-impl Sink for Turn<'_> {
+impl Messages for Numbers<'_> {
     fn known(&self) -> &[u8] {
         self.flight.unit(*self.next)
     }
 
-    fn handle_known(&mut self) {
-        self.flight.handle_number(*self.next, self.received, &mut self.state);
+    fn handle_known(&mut self, received: Instant, state: &mut State) {
+        self.flight.handle_number(*self.next, received, state);
         *self.next += 1;
     }
 
-    fn handle_message(&mut self, payload: &[u8], unit: &[u8]) -> Result<(), Failure> {
-        self.flight.handle_message(self.next, payload, unit, self.received, &mut self.state)
-    }
-
-    fn handle_ping(&mut self, payload: &[u8]) {
-        self.state.counts.pongs += 1;
-        self.line.push(|out| encode::pong(payload, Some(mask()), out));
-    }
-
-    fn handle_gap(&mut self) {
-        self.state.counts.gaps += 1;
+    fn handle_message(
+        &mut self,
+        payload: &[u8],
+        unit: &[u8],
+        received: Instant,
+        state: &mut State,
+    ) -> Result<(), Failure> {
+        self.flight.handle_message(self.next, payload, unit, received, state)
     }
 }

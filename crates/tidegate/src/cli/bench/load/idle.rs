@@ -1,20 +1,18 @@
 //! Idle: connections that are opened at a pace, and then wait.
 
-use std::cell::RefMut;
 use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tidegate_client::{Error, Failure};
-use tidegate_wire::websocket::encode;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
-use super::line::Line;
 use super::meter::{Meter, State, cpu};
-use super::reader::{Reader, Sink, Wire};
-use super::run::{Scratch, Shared, mask, open_all, when};
+use super::reader::Wire;
+use super::run::{Shared, open_all, when};
+use super::subscriber::{Messages, Subscriber};
 use super::{End, Outcome, Target, files};
 
 /// Idle connections, before they are opened.
@@ -67,10 +65,10 @@ impl Idle {
         let opened = |opened: Result<_, _>| {
             let mut state = meter.borrow();
             match opened {
-                Ok(((line, reader), took)) => {
+                Ok((opened, took)) => {
                     state.counts.opened += 1;
                     state.record(took);
-                    tasks.spawn_local(Connection { line, reader }.run(Rc::clone(&shared)));
+                    tasks.spawn_local(wait(Subscriber::new(opened), Rc::clone(&shared)));
                 }
                 Err(failure) if state.counts.opened == 0 => {
                     return Err(Error::from(failure).into());
@@ -136,56 +134,33 @@ fn resident(metrics: &str) -> Option<u64> {
     format!("{value:.0}").parse().ok()
 }
 
-struct Connection {
-    line: Line,
-    reader: Reader,
-}
-
-impl Connection {
-    /// Answers pings until it is closed.
-    async fn run(mut self, shared: Rc<Shared>) -> Failure {
-        loop {
-            let turn = std::future::poll_fn(|cx| {
-                let mut scratch = shared.scratch.borrow_mut();
-                let Scratch { bytes, pool } = &mut *scratch;
-                let input = ready!(self.line.poll_read(cx, bytes))?;
-                let mut state = shared.meter.borrow();
-                state.counts.received_bytes += input.len() as u64;
-                let mut turn = Turn { line: &mut self.line, state };
-                Poll::Ready(self.reader.read(input, pool, &mut turn))
-            });
-            if let Err(failure) = turn.await {
-                shared.meter.borrow().counts.closed += 1;
-                shared.settled.notify_one();
-                return failure;
-            }
+/// Answers pings until it is closed.
+async fn wait(mut subscriber: Subscriber, shared: Rc<Shared>) -> Failure {
+    loop {
+        let turn = std::future::poll_fn(|cx| {
+            let (_, read) = ready!(subscriber.poll_turn(cx, &shared, Nothing))?;
+            Poll::Ready(read)
+        });
+        if let Err(failure) = turn.await {
+            shared.meter.borrow().counts.closed += 1;
+            shared.settled.notify_one();
+            return failure;
         }
     }
 }
 
-struct Turn<'a> {
-    line: &'a mut Line,
-    state: RefMut<'a, State>,
-}
+/// Nothing is published.
+struct Nothing;
 
-impl Sink for Turn<'_> {
-    fn known(&self) -> &[u8] {
-        &[]
-    }
-
-    fn handle_known(&mut self) {}
-
-    fn handle_message(&mut self, _: &[u8], _: &[u8]) -> Result<(), Failure> {
+impl Messages for Nothing {
+    fn handle_message(
+        &mut self,
+        _: &[u8],
+        _: &[u8],
+        _: Instant,
+        _: &mut State,
+    ) -> Result<(), Failure> {
         Err(Failure::Protocol("a message came that was not published".into()))
-    }
-
-    fn handle_ping(&mut self, payload: &[u8]) {
-        self.state.counts.pongs += 1;
-        self.line.push(|out| encode::pong(payload, Some(mask()), out));
-    }
-
-    fn handle_gap(&mut self) {
-        self.state.counts.gaps += 1;
     }
 }
 

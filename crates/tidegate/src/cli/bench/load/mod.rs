@@ -16,6 +16,7 @@ mod payload;
 mod publish;
 mod reader;
 mod run;
+mod subscriber;
 mod target;
 
 use std::rc::Rc;

@@ -7,10 +7,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use serde::Deserialize;
-use tidegate_client::{Error, Failure};
+use tidegate_client::Failure;
 use tidegate_wire::chunk::ChunkReader;
 use tidegate_wire::ndjson::{self, LineSplitter};
 use tokio::task::JoinSet;
@@ -18,7 +17,7 @@ use tokio::task::JoinSet;
 use super::line::Line;
 use super::meter::Meter;
 use super::payload::Template;
-use super::run::{Shared, open_all};
+use super::run::{Shared, open_everyone};
 use super::target::{Head, refused};
 use super::{End, Outcome, Target, files};
 
@@ -56,19 +55,10 @@ impl Publish {
             let target = target.clone();
             async move { target.dial().await }
         };
-        let opened = |opened: Result<_, _>| {
-            let io = opened.map_err(Error::from).with_context(|| {
-                let nth = meter.borrow().counts.opened + 1;
-                format!("publisher {nth} of {} did not get through", self.publishers)
-            })?;
-            meter.borrow().counts.opened += 1;
-            publishers.push(self.publisher(target, Line::new(io, Vec::new())));
-            Ok(())
-        };
-        tokio::select! {
-            opened = open_all(self.publishers, open, opened) => opened?,
-            () = &mut interrupted => anyhow::bail!("interrupted before everyone was connected"),
-        }
+        let opened = |io| publishers.push(self.publisher(target, Line::new(io, Vec::new())));
+        let (count, until) = (self.publishers, interrupted.as_mut());
+        let is_open = open_everyone("publisher", count, meter, until, open, opened).await?;
+        anyhow::ensure!(is_open, "interrupted before everyone was connected");
         let mut tasks = JoinSet::new();
         for publisher in publishers {
             tasks.spawn_local(publisher.run(Rc::clone(&shared)));

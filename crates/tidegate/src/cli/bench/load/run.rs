@@ -1,10 +1,12 @@
 //! What every run has: connections that are opened some at a time, a measured time, a slow end.
 
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tidegate_client::Failure;
+use anyhow::Context as _;
+use tidegate_client::{Error, Failure};
 use tidegate_wire::websocket::InflaterPool;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -128,6 +130,35 @@ where
             Some(result) => opened(result?)?,
             None => return Ok(()),
         }
+    }
+}
+
+/// The same, where all of them have to get through; `who` is what an error calls one. Whether they did
+/// before somebody had enough.
+pub(super) async fn open_everyone<T, F>(
+    who: &str,
+    count: u64,
+    meter: &Meter,
+    interrupted: Pin<&mut impl Future<Output = ()>>,
+    open: impl Fn(u64) -> F,
+    mut opened: impl FnMut(T),
+) -> anyhow::Result<bool>
+where
+    T: 'static,
+    F: Future<Output = Result<T, Failure>> + 'static,
+{
+    let opened = |result: Result<T, Failure>| {
+        let connection = result.map_err(Error::from).with_context(|| {
+            let nth = meter.borrow().counts.opened + 1;
+            format!("{who} {nth} of {count} did not get through")
+        })?;
+        meter.borrow().counts.opened += 1;
+        opened(connection);
+        Ok(())
+    };
+    tokio::select! {
+        opened = open_all(count, open, opened) => opened.map(|()| true),
+        () = interrupted => Ok(false),
     }
 }
 
