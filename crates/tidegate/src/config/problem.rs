@@ -71,15 +71,9 @@ struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
 
 impl fmt::Write for OneLine<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for piece in text.split_inclusive(char::is_control) {
-            match piece.char_indices().next_back() {
-                Some((at, last)) if last.is_control() => {
-                    let (before, _) = piece.split_at(at);
-                    write!(self.0, "{before}{}", last.escape_default())?;
-                }
-                _ => self.0.write_str(piece)?,
-            }
-        }
-        Ok(())
+        text.chars().try_for_each(|it| match it.is_control() {
+            true => write!(self.0, "{}", it.escape_default()),
+            false => self.0.write_char(it),
+        })
     }
 }
