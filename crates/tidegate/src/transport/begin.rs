@@ -41,10 +41,7 @@ pub struct Begun {
 ///
 /// A refusal that names its channel, or the broker being away.
 pub async fn begin(worker: &Rc<Worker>, wanted: &SubscribeRequest) -> Result<Begun, Problem> {
-    wanted.check_refusal()?;
-    if worker.is_draining() {
-        return Err(Problem::draining());
-    }
+    check_open(worker, wanted)?;
     for channel in &wanted.channels {
         worker.may_subscribe(channel)?;
     }
@@ -53,6 +50,19 @@ pub async fn begin(worker: &Rc<Worker>, wanted: &SubscribeRequest) -> Result<Beg
         return Ok(Begun { starts: Vec::new(), is_over: false, cursor: String::new() });
     }
     in_time(worker, ask(worker, wanted)).await
+}
+
+/// Checks that anything can begin now.
+///
+/// # Errors
+///
+/// What [`SubscribeRequest::refusal`] says, or 503 while the gateway goes away.
+pub fn check_open(worker: &Worker, wanted: &SubscribeRequest) -> Result<(), Problem> {
+    wanted.check_refusal()?;
+    match worker.is_draining() {
+        true => Err(Problem::draining()),
+        false => Ok(()),
+    }
 }
 
 /// Waits for the broker, but not for ever, and not while the gateway goes away.

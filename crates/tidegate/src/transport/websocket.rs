@@ -11,7 +11,7 @@ use tidegate_wire::websocket::DeflatePolicy;
 use tidegate_wire::websocket::handshake::{self, Accepted, Headers, Refusal};
 
 use super::Wire;
-use super::begin::{Begun, begin};
+use super::begin::{Begun, begin, check_open};
 use super::request::SubscribeRequest;
 use crate::config::Class;
 use crate::driver::client::session::PUSH_SECONDS;
@@ -103,10 +103,7 @@ async fn begin_websocket(worker: &Rc<Worker>, wanted: &SubscribeRequest) -> Resu
     if wanted.subscribe {
         return begin(worker, wanted).await;
     }
-    wanted.check_refusal()?;
-    if worker.is_draining() {
-        return Err(Problem::draining());
-    }
+    check_open(worker, wanted)?;
     for channel in &wanted.channels {
         worker.may_publish(channel)?;
     }
