@@ -8,7 +8,8 @@
 //! `toml` block must pass `tidegate check`, every `json` block be JSON; metrics, commands and flags
 //! that pages name must exist. What needs no program is tidy's.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -179,6 +180,7 @@ impl Page<'_> {
     /// block's lines, which name the commands of a command too.
     fn check_commands(&self) -> anyhow::Result<Vec<String>> {
         let mut findings = Vec::new();
+        let mut helps = BTreeMap::new();
         let mut heading = None;
         let mut is_shell = false;
         for (number, line) in (1..).zip(self.text.lines()) {
@@ -194,12 +196,17 @@ impl Page<'_> {
                 named = Some(rest.split(' ').take_while(is_command).collect());
             }
             let Some(words) = named.or_else(|| heading.clone()) else { continue };
-            let help = Command::new(self.program).args(&words).arg("--help").output()?;
             let name = words.join(" ");
-            if !help.status.success() {
-                findings.push(format!("{number}: there is no command {name}"));
-            }
-            let help = String::from_utf8_lossy(&help.stdout).into_owned();
+            let help = match helps.entry(name.clone()) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let help = Command::new(self.program).args(&words).arg("--help").output()?;
+                    if !help.status.success() {
+                        findings.push(format!("{number}: there is no command {name}"));
+                    }
+                    new.insert(String::from_utf8_lossy(&help.stdout).into_owned())
+                }
+            };
             let flags = line.split(|it: char| !it.is_ascii_lowercase() && it != '-');
             let flags = flags.filter(|it| it.starts_with("--") && it.len() > 2);
             for flag in flags.filter(|it| !it.starts_with("---") && !help.contains(it)) {
