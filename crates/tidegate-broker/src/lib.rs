@@ -61,8 +61,8 @@ pub trait Broker: Send + Sync + 'static {
     fn presence(
         &self,
         channel: &ChannelName,
-        mine: Vec<Member>,
-    ) -> Reply<Result<Vec<Member>, Unavailable>>;
+        mine: Vec<Arc<Member>>,
+    ) -> Reply<Result<Vec<Arc<Member>>, Unavailable>>;
 
     /// Channels in byte order of their names: those that begin with `prefix`, after `after`. What is
     /// there all the time is listed, whatever comes and goes meanwhile.

@@ -17,7 +17,7 @@ pub struct Timestamp(pub u64);
 
 /// A random id of one connection; what it publishes carries it, so that it can be left out of its
 /// own stream (`echo=0`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
 /// As clients and logs have it: 16 hexadecimal digits.

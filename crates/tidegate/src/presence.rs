@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidegate_broker::Unavailable;
-use tidegate_core::ChannelName;
-use tidegate_core::presence::{Member, Members, Round};
+use tidegate_core::presence::{Member, Members, Parting, Round};
+use tidegate_core::{ChannelName, SessionId};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::MissedTickBehavior;
 
@@ -22,6 +22,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// Every so many ticks all channels are agreed with the broker again: how long members on other
 /// nodes may be unknown here, and a third of the lease that a broker should give.
 const REFRESH_TICKS: u32 = 5;
+
+/// Rounds before it is looked what else there is to do: who comes and goes without end holds up
+/// neither questions nor ticks.
+const ROUNDS_MAX: usize = 256;
 
 /// Questions about channels that nobody here is in, to be asked together; over it: try again.
 const QUESTIONS_MAX: usize = 1000;
@@ -44,7 +48,7 @@ struct State {
 }
 
 /// Who is in a channel, as far as the broker can be reached.
-type Answer = Result<Vec<Member>, Unavailable>;
+type Answer = Result<Vec<Arc<Member>>, Unavailable>;
 
 impl Default for Presence {
     fn default() -> Self {
@@ -54,21 +58,22 @@ impl Default for Presence {
 
 impl Presence {
     /// A client is there; the first round that knows of it.
-    pub fn join(&self, channel: &ChannelName, member: Member) -> Round {
-        let round = self.lock().members.join(channel, member);
+    pub fn join(&self, channel: &ChannelName, session: SessionId, member: Member) -> Round {
+        let round = self.lock().members.join(channel, session, member);
         self.due.notify_one();
         round
     }
 
     /// A client has gone.
-    pub fn leave(&self, channel: &ChannelName, id: &str) {
+    pub fn leave(&self, channel: &ChannelName, session: SessionId, parting: Parting) {
         let now = self.origin.elapsed();
-        self.lock().members.leave(channel, id, now);
+        self.lock().members.leave(channel, session, parting, now);
+        self.due.notify_one();
     }
 
     /// What was told last of a channel.
     #[must_use]
-    pub fn told(&self, channel: &ChannelName) -> Option<(Round, Vec<Member>)> {
+    pub fn told(&self, channel: &ChannelName) -> Option<(Round, Arc<[Arc<Member>]>)> {
         self.lock().members.told(channel)
     }
 
@@ -141,19 +146,22 @@ async fn answer(gateway: &Gateway) {
     }
 }
 
-/// Agrees every channel that is due with the broker, and has the workers tell what is new.
+/// Agrees channels that are due with the broker, and has the workers tell what is new.
 async fn rounds(gateway: &Gateway) {
     let mut failed = Vec::new();
-    loop {
+    for _ in 0..ROUNDS_MAX {
         let begun = {
             let mut state = gateway.presence.lock();
             let due = state.members.due();
             due.map(|channel| (state.members.begin_round(&channel), channel))
         };
         let Some(((round, mine), channel)) = begun else { break };
-        match gateway.broker.presence(&channel, mine).await {
+        match gateway.broker.presence(&channel, mine.clone()).await {
             Ok(everyone) => {
-                let told = gateway.presence.lock().members.end_round(&channel, round, everyone);
+                let told = {
+                    let mut state = gateway.presence.lock();
+                    state.members.end_round(&channel, round, mine, everyone)
+                };
                 let Some(told) = told.map(Arc::new) else { continue };
                 for worker in &gateway.commands {
                     // A worker that has ended has nobody to tell.
@@ -164,5 +172,9 @@ async fn rounds(gateway: &Gateway) {
         }
     }
     let mut state = gateway.presence.lock();
+    // Those that failed: at the next tick, or with what is due before.
+    if failed.is_empty() && state.members.due().is_some() {
+        gateway.presence.due.notify_one();
+    }
     failed.iter().for_each(|channel| state.members.fail_round(channel));
 }

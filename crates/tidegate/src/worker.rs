@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use slab::Slab;
 use tidegate_broker::{Broker, Inbox, PublishError, Published, Reply, SinkId};
 use tidegate_core::hub::{Effect, Hub};
-use tidegate_core::presence::{Member, Round, Told};
+use tidegate_core::presence::{Member, Parting, Round, Told};
 use tidegate_core::{
     ChannelName, ChannelState, Draft, Entry, OutboxBounds, Policy, Publication, SessionId,
     Timestamp,
@@ -436,14 +436,14 @@ impl Worker {
         self.config.channel(channel.as_str()).presence.then(|| {
             let id = session.to_string().into();
             let member = Member { id, user: None, info: None, joined: self.now() };
-            self.gateway.presence.join(channel, member)
+            self.gateway.presence.join(channel, session, member)
         })
     }
 
     /// A subscriber that has entered has gone.
-    pub fn exit(&self, channel: &ChannelName, session: SessionId) {
+    pub fn exit(&self, channel: &ChannelName, session: SessionId, parting: Parting) {
         if self.config.channel(channel.as_str()).presence {
-            self.gateway.presence.leave(channel, &session.to_string());
+            self.gateway.presence.leave(channel, session, parting);
         }
     }
 
@@ -453,7 +453,7 @@ impl Worker {
     ///
     /// The refusal of who may not subscribe to it; `not_found` where presence is off; the broker
     /// being away.
-    pub async fn members(&self, channel: &ChannelName) -> Result<Vec<Member>, Problem> {
+    pub async fn members(&self, channel: &ChannelName) -> Result<Vec<Arc<Member>>, Problem> {
         self.has_presence(channel)?;
         Ok(self.gateway.presence.now(channel).await?)
     }

@@ -142,13 +142,11 @@ pub fn channels_are_listed_in_byte_order_page_by_page<S: Subject>() {
 /// What a node says of a channel's members takes the place of what it said before.
 pub fn presence_is_replaced_as_a_whole<S: Subject>() {
     let bench = Bench::<S>::new();
-    let member = |id: &str| Member {
-        id: id.into(),
-        user: Some("someone".into()),
-        info: Some("{}".into()),
-        joined: Timestamp(1),
+    let member = |id: &str| {
+        let (user, info) = (Some("someone".into()), Some("{}".into()));
+        Arc::new(Member { id: id.into(), user, info, joined: Timestamp(1) })
     };
-    let presence = |channel: &str, mine: &[Member]| {
+    let presence = |channel: &str, mine: &[Arc<Member>]| {
         let reply = bench.broker().presence(&name(channel), mine.to_vec());
         let mut members = bench.subject.wait(reply).unwrap();
         members.sort_by(|one, other| one.id.cmp(&other.id));

@@ -82,7 +82,7 @@ pub enum ServerBody<'a> {
         /// Where.
         channel: &'a ChannelName,
         /// Everyone.
-        members: &'a [Member],
+        members: &'a [Arc<Member>],
     },
     /// A publication was accepted.
     Published {
@@ -239,10 +239,10 @@ impl HistoryPage<'_> {
 }
 
 /// Writes `{"channel","members":[{"id","user"?,"info"?,"joined"}]}`: who is there, as HTTP has it too.
-pub fn write_presence_object(channel: &ChannelName, members: &[Member], out: &mut Vec<u8>) {
+pub fn write_presence_object(channel: &ChannelName, members: &[Arc<Member>], out: &mut Vec<u8>) {
     write_channel(channel, out);
     out.extend_from_slice(b",\"members\":[");
-    write_list(members, out, write_member);
+    write_list(members, out, |member, out| write_member(member, out));
     out.extend_from_slice(b"]}");
 }
 
@@ -327,7 +327,7 @@ mod tests {
             info: Some("{\"name\":\"Ann\"}".into()),
             ..member("00000000000004d2")
         };
-        let members = &[ann, member("0000000000000001")];
+        let members = &[ann, member("0000000000000001")].map(Arc::new);
         let page = HistoryPage { channel, messages, position: at(2), gap: Some(gap), ended: true };
         let empty = HistoryPage { messages: &[], position: at(1), gap: None, ended: false, ..page };
         let error = |code, message, retry_after, outcome_unknown| ServerBody::Error {

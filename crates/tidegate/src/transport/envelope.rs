@@ -5,6 +5,7 @@ use std::future::Future;
 use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tidegate_broker::{PublishError, Published, Reply};
 use tidegate_core::envelope::client::{ClientError, Fault};
@@ -37,7 +38,7 @@ pub enum Done {
     /// A page of a channel's log.
     History(ChannelName, Found),
     /// Who is present in a channel.
-    Members(ChannelName, Vec<Member>),
+    Members(ChannelName, Vec<Arc<Member>>),
     /// A ping was answered.
     Pong,
     /// A publication was accepted.

@@ -186,8 +186,8 @@ impl Broker for Late {
     fn presence(
         &self,
         channel: &ChannelName,
-        mine: Vec<Member>,
-    ) -> Reply<Result<Vec<Member>, Unavailable>> {
+        mine: Vec<Arc<Member>>,
+    ) -> Reply<Result<Vec<Arc<Member>>, Unavailable>> {
         let channel = channel.clone();
         self.later(move |memory| memory.presence(&channel, mine))
     }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use tidegate_core::presence::Parting;
 use tidegate_wire::websocket::{close, encode};
 
 use super::session::{PUSH_TICKS, PUSHED_PING};
@@ -181,7 +182,7 @@ impl Inner {
 
     pub(super) fn finish(&mut self, worker: &Rc<Worker>) {
         for sub in self.subs.drain(..) {
-            sub.leave(worker, self.session);
+            sub.leave(worker, self.session, Parting::Cut);
         }
         worker.remove_client(self.key);
         let code = match self.closing.as_deref().map(|it| &it.cause) {

@@ -26,7 +26,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tidegate_broker::{From, Page, PublishError, Published, Read, Reply, Unavailable};
 use tidegate_core::hub::HubChannel;
-use tidegate_core::presence::Round;
+use tidegate_core::presence::{Parting, Round};
 use tidegate_core::{
     Body, ChannelName, Entry, Gap, GapReason, OutboxBounds, Position, SessionId, Subscription,
     Timestamp,
@@ -461,10 +461,10 @@ impl Sub {
     }
 
     /// Takes it out of the hub, and its client out of who is present.
-    fn leave(&self, worker: &Worker, session: SessionId) {
+    fn leave(&self, worker: &Worker, session: SessionId, parting: Parting) {
         if let Some(key) = self.hub_key {
             worker.unsubscribe(&self.channel, key);
-            worker.exit(&self.channel, session);
+            worker.exit(&self.channel, session, parting);
         }
     }
 

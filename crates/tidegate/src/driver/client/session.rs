@@ -17,7 +17,7 @@ use tidegate_core::ChannelName;
 use tidegate_core::channel::CHANNELS_MAX;
 use tidegate_core::envelope::server::HistoryPage;
 use tidegate_core::envelope::{ClientFrame, Command, FrameError, ServerBody};
-use tidegate_core::presence::Round;
+use tidegate_core::presence::{Parting, Round};
 use tidegate_wire::websocket::{Kind, close};
 
 use super::presence::Seen;
@@ -313,15 +313,15 @@ impl Inner {
         let index = self.subs.iter().position(|it| it.channel == *channel).ok_or_else(|| {
             Problem::invalid(format!("unsubscribe: channel \"{channel}\" is not subscribed"))
         })?;
-        self.remove(worker, session, index);
+        self.remove(worker, session, index, Parting::Left);
         Ok(())
     }
 
     /// Removes a subscription; the last one takes its place.
-    fn remove(&mut self, worker: &Worker, session: &mut Session, index: usize) {
+    fn remove(&mut self, worker: &Worker, session: &mut Session, index: usize, parting: Parting) {
         let sub = self.subs.swap_remove(index);
         session.presence.retain(|(it, _)| *it != sub.channel);
-        sub.leave(worker, self.session);
+        sub.leave(worker, self.session, parting);
         if let Some(Sub { channel, hub_key: Some(key), .. }) = self.subs.get(index)
             && let Some(Subscriber::Stream(_, at)) =
                 worker.hub.borrow_mut().subscriber_mut(channel, *key)
@@ -335,7 +335,9 @@ impl Inner {
         let Some(channel) = self.subs.get(index).map(|it| it.channel.clone()) else { return };
         let Some(mut socket) = self.socket.take() else { return };
         if let Some(session) = &mut socket.session {
-            self.remove(worker, session, index);
+            // Whom we failed is told why, and tries again.
+            let parting = if reason.is_some() { Parting::Cut } else { Parting::Left };
+            self.remove(worker, session, index, parting);
         }
         self.socket = Some(socket);
         let reason = reason.map(Code::as_str);

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use tidegate_core::hub::HubChannel;
+use tidegate_core::presence::Parting;
 use tidegate_core::subscription::{Mode, Offered, Step};
 use tidegate_core::{
     Begin, ChannelName, Gap, OutboxBounds, Policy, Position, SessionId, Subscription,
@@ -235,7 +236,8 @@ impl Drop for Registered<'_> {
         if self.is_waiting.get() {
             self.worker.metrics.disconnected(Wire::LongPoll, None);
             for channel in self.channels {
-                self.worker.exit(channel, self.session);
+                // Who asks again at once has not been away.
+                self.worker.exit(channel, self.session, Parting::Cut);
             }
         }
     }
