@@ -100,6 +100,7 @@ pub struct WorkerMetrics {
     /// From when a publication was accepted to when it was written to a subscriber who was there.
     pub publish_to_write: Histogram,
     open_connections: AtomicUsize,
+    tasks: AtomicUsize,
     connected: PerWire,
     disconnected: [[Counter; CODES]; Wire::ALL.len()],
     polled: PerWire,
@@ -175,6 +176,7 @@ impl Default for WorkerMetrics {
             hub_turns: Counter::default(),
             publish_to_write: Histogram::default(),
             open_connections: AtomicUsize::new(0),
+            tasks: AtomicUsize::new(0),
             connected: counters(),
             disconnected: array::from_fn(|_| counters()),
             polled: counters(),
@@ -256,6 +258,11 @@ impl WorkerMetrics {
         self.open_connections.fetch_sub(1, Relaxed);
     }
 
+    /// So many of the worker's tasks have not ended.
+    pub fn tasks(&self, count: usize) {
+        self.tasks.store(count, Relaxed);
+    }
+
     /// Connections that this worker has.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -308,6 +315,8 @@ impl<'w> Page<'_, 'w> {
     fn connections(&mut self) -> fmt::Result {
         let open: usize = self.workers.iter().map(|it| it.connections()).sum();
         self.gauge("open_connections", "Accepted connections of any kind", [([], open)])?;
+        let tasks: usize = self.workers.iter().map(|it| it.tasks.load(Relaxed)).sum();
+        self.gauge("tasks", "Tasks that serve connections, one each", [([], tasks)])?;
 
         let live = Wire::ALL.iter().enumerate().map(|(at, wire)| {
             // Gone first: a connection that comes and goes meanwhile is not counted below zero.

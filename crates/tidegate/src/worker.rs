@@ -4,11 +4,13 @@
 //! the broker's tail, through the inbox, and [`Command`]s.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use slab::Slab;
@@ -38,7 +40,15 @@ use crate::transport::Wire;
 
 /// Bytes that one read can bring; all clients of a worker share the buffer. A message that a read cuts
 /// is copied once more: with 64 KiB one of 64 KiB costs a third more than with this (bench/codec).
-const SCRATCH_BYTES: usize = 512 << 10;
+pub const SCRATCH_BYTES: u32 = 512 << 10;
+
+/// What HTTP connections, and WebSockets whose clients send without end, may take, all together, before
+/// everyone else gets a turn: two turns of the latter, or a dozen requests.
+const HEAVY_SHARE: Duration = Duration::from_micros(200);
+
+/// So many of them are let in at a time: a part of a head takes 10 µs, and one that takes longer is
+/// enough to use it up.
+const HEAVY_TOGETHER: usize = 16;
 
 /// Entries that many catching-up clients may share (DESIGN 9), and the largest that is shared so.
 const RECENT_SLOTS: usize = 1024;
@@ -158,11 +168,15 @@ pub struct Worker {
     connections: RefCell<Slab<Rc<Connection>>>,
     /// Entries that were read from a log lately, by offset.
     recent: RefCell<Vec<Option<Shared>>>,
+    /// Whether any was asked for in this second: nobody needs them when nobody catches up.
+    is_recent_used: Cell<bool>,
     wheel: RefCell<Wheel>,
     started: Instant,
     tick: Cell<u32>,
     /// Whether the hub's task has delivered all that it took from the inbox.
     pub is_hub_idle: Cell<bool>,
+    /// Who has to share, and what they have had.
+    heavy: RefCell<Heavy>,
     /// Clients and HTTP connections whose tasks have not ended.
     tasks: Cell<usize>,
     drafts: Cell<u64>,
@@ -220,14 +234,16 @@ impl Worker {
             gateway: Arc::clone(gateway),
             encoder: RefCell::new(Encoder::new(Arc::clone(&gateway.compressed))),
             inflaters: RefCell::new(InflaterPool::new()),
-            scratch: Cell::new(vec![0; SCRATCH_BYTES]),
+            scratch: Cell::new(vec![0; SCRATCH_BYTES as usize]),
             clients: RefCell::default(),
             connections: RefCell::default(),
             recent: RefCell::new(vec![None; RECENT_SLOTS]),
+            is_recent_used: Cell::new(false),
             wheel: RefCell::default(),
             started: Instant::now(),
             tick: Cell::new(0),
             is_hub_idle: Cell::new(true),
+            heavy: RefCell::default(),
             tasks: Cell::new(0),
             drafts: Cell::new(0),
             draft_seed: fastrand::u64(..),
@@ -236,10 +252,13 @@ impl Worker {
 
     async fn serve(self: Rc<Self>, commands: mpsc::Receiver<Command>) {
         let hub = tokio::task::spawn_local(hub::run(Rc::clone(&self)));
+        let letting_in = tokio::task::spawn_local(Rc::clone(&self).let_in());
         self.obey(commands).await;
         hub.abort();
+        letting_in.abort();
         // It was cancelled: a panic of it would have ended the process.
         let _ = hub.await;
+        let _ = letting_in.await;
         self.late.end().await;
     }
 
@@ -286,6 +305,10 @@ impl Worker {
         let before = self.tick.replace(now);
         if now / wheel::TICKS_PER_SECOND != before / wheel::TICKS_PER_SECOND {
             self.refusals.turn();
+            self.inflaters.borrow_mut().trim();
+            if !self.is_recent_used.replace(false) {
+                self.recent.borrow_mut().fill(None);
+            }
         }
         self.wheel.borrow_mut().turn(now, due);
         for (key, asked_at) in due.drain(..) {
@@ -355,12 +378,17 @@ impl Worker {
 
     /// Runs a task that the worker waits for when it drains.
     pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
-        self.tasks.set(self.tasks.get() + 1);
+        self.count_tasks(self.tasks.get() + 1);
         let counted = Counted(Rc::clone(self));
         tokio::task::spawn_local(async move {
             task.await;
             drop(counted);
         });
+    }
+
+    fn count_tasks(&self, count: usize) {
+        self.tasks.set(count);
+        self.metrics.tasks(count);
     }
 
     /// A random id for a connection.
@@ -499,6 +527,7 @@ impl Worker {
         if entry.weight() > RECENT_BYTES_MAX {
             return Shared::new(entry);
         }
+        self.is_recent_used.set(true);
         let mut recent = self.recent.borrow_mut();
         let Some(slot) = recent.get_mut(entry.slot(RECENT_SLOTS)) else {
             return Shared::new(entry);
@@ -506,6 +535,61 @@ impl Worker {
         match slot {
             Some(shared) if Arc::ptr_eq(&shared.0.entry, &entry) => shared.clone(),
             _ => slot.insert(Shared::new(entry)).clone(),
+        }
+    }
+
+    // ---- Fairness ----------------------------------------------------------------------------
+
+    /// Whether one of those who share may go on now. If not, it is let in later.
+    pub fn may_go_on(&self, who: impl FnOnce() -> Sharer) -> bool {
+        let mut heavy = self.heavy.borrow_mut();
+        if heavy.spent < HEAVY_SHARE {
+            return true;
+        }
+        heavy.waiting.push_back(who());
+        if let Some(waker) = heavy.waker.take() {
+            waker.wake();
+        }
+        false
+    }
+
+    /// Notes what it has cost.
+    pub fn spend(&self, took: Duration) {
+        self.heavy.borrow_mut().spent += took;
+    }
+
+    /// Lets in those who wait, some at a time, each time that everyone else has had a turn: to yield is
+    /// to wait until the sockets were asked, and whoever was ready was served.
+    async fn let_in(self: Rc<Self>) {
+        loop {
+            poll_fn(|cx| {
+                let mut heavy = self.heavy.borrow_mut();
+                if !heavy.waiting.is_empty() {
+                    return Poll::Ready(());
+                }
+                heavy.waker = Some(cx.waker().clone());
+                Poll::Pending
+            })
+            .await;
+            tokio::task::yield_now().await;
+            let mut heavy = self.heavy.borrow_mut();
+            heavy.spent = Duration::ZERO;
+            let count = heavy.waiting.len().min(HEAVY_TOGETHER);
+            let some: Vec<Sharer> = heavy.waiting.drain(..count).collect();
+            if heavy.waiting.is_empty() {
+                heavy.waiting = VecDeque::new();
+            }
+            drop(heavy);
+            for sharer in some {
+                match sharer {
+                    Sharer::Client(key) => {
+                        if let Some(client) = self.client(key) {
+                            client.let_in();
+                        }
+                    }
+                    Sharer::Connection(connection) => connection.let_in(),
+                }
+            }
         }
     }
 
@@ -672,12 +756,32 @@ impl Worker {
     }
 }
 
+/// Who shares what everyone else leaves, and takes turns: there may be thousands of them at once.
+#[derive(Debug, Default)]
+struct Heavy {
+    /// What they have cost since everyone else had a turn.
+    spent: Duration,
+    /// Those who wait, each at most once.
+    waiting: VecDeque<Sharer>,
+    /// Of the task that lets them in.
+    waker: Option<Waker>,
+}
+
+/// One of those.
+#[derive(Debug)]
+pub enum Sharer {
+    /// A WebSocket whose client sends more than is read at once, or what takes long; by its key.
+    Client(u32),
+    /// A connection that sends requests.
+    Connection(Rc<Connection>),
+}
+
 /// Counts a task while it runs.
 struct Counted(Rc<Worker>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.tasks.set(self.0.tasks.get() - 1);
+        self.0.count_tasks(self.0.tasks.get() - 1);
     }
 }
 

@@ -130,6 +130,8 @@ pub struct InflaterPool {
     /// Made for the first compressed message.
     inflater: Option<Box<Inflater>>,
     output: Vec<u8>,
+    /// Whether nothing was inflated since the last [`Self::trim`].
+    is_idle: bool,
     /// Each checker holds a clone, which counts them.
     checkers: Arc<()>,
 }
@@ -138,7 +140,16 @@ impl InflaterPool {
     /// A pool that takes no memory yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { inflater: None, output: Vec::new(), checkers: Arc::new(()) }
+        Self { inflater: None, output: Vec::new(), is_idle: true, checkers: Arc::new(()) }
+    }
+
+    /// Gives back the memory of what was inflated, if nothing was since the last call. To be called
+    /// now and then, not between [`super::Decoder::next`] and the use of its event.
+    pub fn trim(&mut self) {
+        if std::mem::replace(&mut self.is_idle, true) {
+            self.output = Vec::new();
+            self.inflater = None;
+        }
     }
 
     /// The message inflated last.
@@ -157,6 +168,7 @@ impl InflaterPool {
         if self.output.capacity() > OUTPUT_KEPT_MAX {
             self.output = Vec::new();
         }
+        self.is_idle = false;
         let output = &mut self.output;
         output.clear();
         // A sender without anything to say should send one byte (§7.2.3.6); some send none.
@@ -406,6 +418,22 @@ impl SharedDeflater {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_inflated_is_given_back_when_nothing_follows() {
+        let mut pool = InflaterPool::new();
+        // "Hello", RFC 7692 §7.2.3.1.
+        let message = [0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
+        pool.inflate(&message, Kind::Text, None, 100).unwrap();
+        pool.trim();
+        assert_eq!(pool.output(), b"Hello", "it may be of use still");
+        pool.inflate(&message, Kind::Text, None, 100).unwrap();
+        pool.trim();
+        pool.trim();
+        assert_eq!((pool.output.capacity(), pool.inflater.is_none()), (0, true));
+        pool.inflate(&message, Kind::Text, None, 100).unwrap();
+        assert_eq!(pool.output(), b"Hello");
+    }
 
     #[test]
     fn a_window_is_the_last_bytes_in_order() {

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::driver::client::{self, Stream};
 use crate::router::{self, Answer, Body, Response};
-use crate::worker::Worker;
+use crate::worker::{Sharer, Worker};
 
 /// What the worker, the handler and the socket know of a connection that hyper has.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub struct Connection {
     /// Since when the socket has taken no byte of a response.
     blocked: Cell<Option<Instant>>,
     is_draining: Cell<bool>,
+    /// Whether it is on the worker's list of those who wait to be let in.
+    is_waiting: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// The stream that the handler made of its request.
     stream: RefCell<Option<Stream>>,
@@ -89,6 +91,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, is_surplu
         phase: Cell::new(Phase::New(Instant::now())),
         blocked: Cell::new(None),
         is_draining: Cell::new(false),
+        is_waiting: Cell::new(false),
         waker: RefCell::new(None),
         stream: RefCell::new(None),
     });
@@ -134,10 +137,15 @@ async fn serve(
     let mut timer = Box::pin(tokio::time::sleep(head_within));
     let outcome = poll_fn(|cx| {
         connection.remember(cx);
+        if !connection.may_go_on(worker) {
+            return Poll::Pending;
+        }
         if connection.is_draining.get() {
             Pin::new(&mut hyper).graceful_shutdown();
         }
+        let begun = Instant::now();
         let ended = hyper.poll_without_shutdown(cx).is_ready();
+        worker.spend(begun.elapsed());
         if let Some(stream) = connection.stream.borrow_mut().take() {
             return Poll::Ready(Outcome::Stream(stream));
         }
@@ -225,6 +233,24 @@ impl Connection {
         if !self.is_draining.replace(true)
             && let Some(waker) = &*self.waker.borrow()
         {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether it is its turn: thousands that each send a byte must not go before deliveries.
+    fn may_go_on(self: &Rc<Self>, worker: &Worker) -> bool {
+        // Once on the list it stays there until it is let in, whatever else it is woken for.
+        if !self.is_waiting.get() {
+            let sharer = || Sharer::Connection(Rc::clone(self));
+            self.is_waiting.set(!worker.may_go_on(sharer));
+        }
+        !self.is_waiting.get()
+    }
+
+    /// It is its turn.
+    pub fn let_in(&self) {
+        self.is_waiting.set(false);
+        if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
     }

@@ -54,3 +54,15 @@ fn what_was_written_is_timed_for_whoever_was_there() {
     server.get("/channels/a,b");
     assert_eq!(server.metric(LATENCY), 5, "a poll waits for nothing");
 }
+
+#[test]
+fn a_task_is_counted_until_its_connection_has_gone() {
+    let server = Server::dev();
+    // The one that asks is there itself.
+    server.until("tidegate_tasks", |it| it == 1);
+    let streams = [server.ws("/channels/a"), server.ws("/channels/b")];
+    let waiting = server.connect();
+    server.until("tidegate_tasks", |it| it == 4);
+    drop((streams, waiting));
+    server.until("tidegate_tasks", |it| it == 1);
+}

@@ -4,6 +4,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tidegate_broker::{PublishError, Reply};
@@ -14,10 +15,22 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::{Cause, Inner, Later, Phase, Socket, Wait};
 use crate::driver::wake;
 use crate::problem::Problem;
-use crate::worker::Worker;
+use crate::worker::{SCRATCH_BYTES, Sharer, Worker};
 
 /// Reads in one turn before others get theirs.
 const READS_PER_TURN: usize = 4;
+
+/// How long what one read brought may keep others waiting, about: what is read at once becomes less
+/// where it takes longer. Of pings, or of fragments of a byte, it is 15 KiB; of large messages, which
+/// are cheaper to take whole, all that a read can bring.
+const TURN: Duration = Duration::from_micros(100);
+
+/// What is read first, and at least: of what inflates a thousandfold even that is a megabyte.
+const READ_BYTES_FIRST: u32 = 16 << 10;
+const READ_BYTES_MIN: u32 = 1 << 10;
+
+/// Reading the clock twice is more than a read as small as this is worth.
+const TIMED_BYTES_MIN: usize = 512;
 
 /// Messages that other workers are woken for at once: about a tenth of a millisecond's.
 const PUBLISHED_TOGETHER: u32 = 256;
@@ -36,12 +49,23 @@ impl Inner {
     }
 
     pub(super) fn poll_read(&mut self, worker: &Rc<Worker>, cx: &mut Context<'_>) {
+        if let Some(Socket { pace, .. }) = self.socket.as_deref_mut()
+            && pace.is_heavy
+        {
+            // Once on the list it stays there until it is let in, whatever else it is woken for.
+            pace.is_waiting = pace.is_waiting || !worker.may_go_on(|| Sharer::Client(self.key));
+            if pace.is_waiting {
+                return;
+            }
+        }
         if let Some(socket) = &mut self.socket
             && !socket.backlog.is_empty()
             && socket.is_free()
         {
             let mut backlog = std::mem::take(&mut socket.backlog);
+            let begun = Instant::now();
             self.handle_bytes(worker, &mut backlog, cx);
+            worker.spend(begun.elapsed());
         }
         let mut scratch = worker.scratch.take();
         let mut reads = 0;
@@ -51,12 +75,24 @@ impl Inner {
                 break;
             }
             reads += 1;
-            let mut buffer = ReadBuf::new(&mut scratch);
+            let room = self.socket.as_ref().map_or(scratch.len(), |it| it.pace.read_bytes as usize);
+            let mut buffer = ReadBuf::new(scratch.get_mut(..room).unwrap_or_default());
             match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     self.read_at = worker.tick();
+                    let len = buffer.filled().len();
+                    let begun = (len >= TIMED_BYTES_MIN).then(Instant::now);
                     self.handle_bytes(worker, buffer.filled_mut(), cx);
+                    let took = begun.map_or(Duration::ZERO, |it| it.elapsed());
+                    if let Some(Socket { pace, .. }) = self.socket.as_deref_mut() {
+                        pace.adapt(len, took);
+                        if pace.is_heavy {
+                            worker.spend(took);
+                            // Once a turn.
+                            reads = READS_PER_TURN;
+                        }
+                    }
                 }
                 // Gone, with or without a word; a WebSocket without a close is a 1006.
                 Poll::Ready(_) => self.phase = Phase::Dead,
@@ -92,13 +128,15 @@ impl Inner {
         // One time for what one read brought.
         let now = worker.now();
         let mut published = 0_u32;
+        let mut pongs = Vec::new();
         loop {
             let event = match socket.decoder.next(&mut input, &mut inflaters) {
                 Ok(Some(event)) => event,
-                Ok(None) => return,
+                Ok(None) => break,
                 Err(error) => {
                     tracing::debug!(%error, "websocket: protocol error");
-                    return self.close(worker, Cause::Protocol(close::code(&error)), Wait::OwnEcho);
+                    self.close(worker, Cause::Protocol(close::code(&error)), Wait::OwnEcho);
+                    break;
                 }
             };
             match event {
@@ -116,7 +154,7 @@ impl Inner {
                             continue;
                         }
                         socket.backlog = input.to_vec();
-                        return;
+                        break;
                     }
                     let Some(channel) = &socket.publish_to else {
                         let cause = Cause::Protocol(close::UNSUPPORTED);
@@ -136,13 +174,13 @@ impl Inner {
                             socket.publishing = Some(Later(reply));
                             socket.backlog = input.to_vec();
                             self.wake();
-                            return;
+                            break;
                         }
                     }
                 }
                 Event::Ping(payload) => {
-                    if self.out.bytes() < REPLY_BYTES_MAX {
-                        self.out.push(pong(payload));
+                    if self.out.bytes() + pongs.len() < REPLY_BYTES_MAX {
+                        encode::pong(payload, None, &mut pongs);
                     } else {
                         socket.pong = Some(payload.into());
                     }
@@ -150,10 +188,13 @@ impl Inner {
                 Event::Pong(_) => {}
                 Event::Close { code, .. } => {
                     socket.is_closed_by_peer = true;
-                    return self.close(worker, Cause::Peer(code), Wait::OwnEcho);
+                    self.close(worker, Cause::Peer(code), Wait::OwnEcho);
+                    break;
                 }
             }
         }
+        // In one piece: a flood of pings is not answered with a flood of pieces.
+        self.out.push(pongs.into());
     }
 
     pub(super) fn poll_publish(&mut self, worker: &Rc<Worker>, cx: &mut Context<'_>) {
@@ -192,6 +233,38 @@ impl Socket {
     }
 }
 
+/// How much is read from a WebSocket at once, by how long the last took.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Bytes, at most.
+    read_bytes: u32,
+    /// Whether the last read brought so much, or took long.
+    is_heavy: bool,
+    /// Whether it is on the worker's list of those who wait to be let in.
+    pub(super) is_waiting: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { read_bytes: READ_BYTES_FIRST, is_heavy: false, is_waiting: false }
+    }
+}
+
+impl Pace {
+    /// Notes that `len` bytes took so long.
+    fn adapt(&mut self, len: usize, took: Duration) {
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        let is_full = len >= self.read_bytes;
+        self.is_heavy = is_full || took > TURN / 2;
+        if took > TURN {
+            let fits = u128::from(len) * TURN.as_nanos() / took.as_nanos();
+            self.read_bytes = u32::try_from(fits).unwrap_or(u32::MAX).max(READ_BYTES_MIN);
+        } else if is_full && took < TURN / 2 {
+            self.read_bytes = self.read_bytes.saturating_mul(2).min(SCRATCH_BYTES);
+        }
+    }
+}
+
 /// A WebSocket message as a publication.
 fn publication(kind: Kind, data: &[u8], session: SessionId) -> Publication {
     let bytes = Bytes::copy_from_slice(data);
@@ -206,4 +279,32 @@ pub(super) fn pong(payload: &[u8]) -> Bytes {
     let mut frame = Vec::with_capacity(payload.len() + 2);
     encode::pong(payload, None, &mut frame);
     frame.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(pace: &mut Pace, len: u32, took: Duration, read_bytes: u32, is_heavy: bool) {
+        pace.adapt(len as usize, took);
+        assert_eq!((pace.read_bytes, pace.is_heavy), (read_bytes, is_heavy));
+    }
+
+    #[test]
+    fn what_takes_longer_is_read_in_smaller_pieces() {
+        let mut pace = Pace::default();
+        let first = READ_BYTES_FIRST;
+        check(&mut pace, first, TURN * 4, first / 4, true);
+        // Whatever it is, something is read.
+        check(&mut pace, first / 4, TURN * 1000, READ_BYTES_MIN, true);
+        // What fits is more, as long as there is more, up to the buffer that all share.
+        check(&mut pace, READ_BYTES_MIN, TURN / 3, 2 * READ_BYTES_MIN, true);
+        check(&mut pace, READ_BYTES_MIN, TURN / 3, 2 * READ_BYTES_MIN, false);
+        check(&mut pace, 2 * READ_BYTES_MIN, TURN, 2 * READ_BYTES_MIN, true);
+        for _ in 0..20 {
+            pace.adapt(SCRATCH_BYTES as usize, Duration::ZERO);
+        }
+        check(&mut pace, SCRATCH_BYTES, Duration::ZERO, SCRATCH_BYTES, true);
+    }
 }

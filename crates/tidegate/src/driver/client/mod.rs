@@ -34,6 +34,7 @@ use tidegate_core::{
 use tidegate_wire::websocket::{self, Decoder};
 use tokio::net::TcpStream;
 
+use self::input::Pace;
 use self::session::Session;
 use super::forms::{Form, Format, Framing, Shared};
 use super::hub::{Batch, News, Subscriber};
@@ -173,6 +174,7 @@ impl<T, E> std::fmt::Debug for Later<T, E> {
 #[derive(Debug)]
 struct Socket {
     decoder: Decoder,
+    pace: Pace,
     publish_to: Option<ChannelName>,
     publish_refused: Option<Code>,
     /// The newest ping that could not be answered yet.
@@ -259,6 +261,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, start: Stream) {
         });
         Box::new(Socket {
             decoder: Decoder::new(websocket::Role::Server, &worker.websocket_limits, it.deflate),
+            pace: Pace::default(),
             publish_to: it.publish_to,
             publish_refused: it.publish_refused,
             pong: None,
@@ -389,6 +392,15 @@ impl Client {
     /// Tells it to look again, such as when a channel was opened.
     pub fn wake(&self) {
         self.inner.borrow().wake();
+    }
+
+    /// It may be read from again.
+    pub fn let_in(&self) {
+        let mut inner = self.inner.borrow_mut();
+        if let Some(socket) = &mut inner.socket {
+            socket.pace.is_waiting = false;
+        }
+        inner.wake();
     }
 
     /// The wheel asks what is due at `now`, the slot that it was put in being `asked_at`.
