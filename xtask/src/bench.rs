@@ -73,6 +73,17 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Builds the load generator and says where it is.
+///
+/// # Errors
+///
+/// Cargo's.
+pub(crate) fn load() -> anyhow::Result<PathBuf> {
+    let folder = kit::folder();
+    kit::cargo_build(&folder, &["load"])?;
+    Ok(folder.join("release/load"))
+}
+
 /// `None`: help was asked for.
 fn parse(args: &[String]) -> anyhow::Result<Option<Options>> {
     let mut options = Options::default();

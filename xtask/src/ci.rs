@@ -41,6 +41,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
 const JOBS: usize = 2;
 
 /// One check.
+#[derive(Clone, Copy)]
 struct Step {
     name: &'static str,
     program: Program,
@@ -49,6 +50,8 @@ struct Step {
     needs: &'static [&'static str],
     /// Far above what it takes: it ends what hangs.
     minutes_max: u64,
+    /// Whether it measures: nothing else runs beside it.
+    is_alone: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,6 +86,7 @@ const STEPS: &[Step] = &[
     step("docs", Xtask, &["docs"], SUITE, 10),
     step("examples", Xtask, &["examples"], SUITE, 10),
     step("fuzz", Xtask, &["fuzz", "10"], &["tools"], 40),
+    alone(step("flood", Xtask, &["flood", "--quick"], SUITE, 15)),
 ];
 
 /// What a suite needs.
@@ -95,7 +99,11 @@ const fn step(
     needs: &'static [&'static str],
     minutes_max: u64,
 ) -> Step {
-    Step { name, program, args, needs, minutes_max }
+    Step { name, program, args, needs, minutes_max, is_alone: false }
+}
+
+const fn alone(step: Step) -> Step {
+    Step { is_alone: true, ..step }
 }
 
 impl Step {
@@ -200,10 +208,16 @@ impl Board {
 
     /// The first of `steps` that may begin now.
     fn choose(&mut self, steps: &'static [Step]) -> Choice {
-        let cargo_is_busy = steps.iter().any(|step| {
-            step.program == Cargo
-                && matches!(self.standings.get(step.name), Some(Standing::Running))
-        });
+        let running = || {
+            let is_running =
+                |step: &&Step| matches!(self.standings.get(step.name), Some(Standing::Running));
+            steps.iter().filter(is_running)
+        };
+        let cargo_is_busy = running().any(|step| step.program == Cargo);
+        let (is_quiet, is_taken) = (running().count() == 0, running().any(|step| step.is_alone));
+        if is_taken {
+            return Choice::Wait;
+        }
         let mut choice = Choice::Done;
         for step in steps {
             match self.standings.get(step.name) {
@@ -220,6 +234,7 @@ impl Board {
                         self.standings.insert(step.name, Standing::Barred);
                     } else if needs.iter().all(|it| matches!(it, Some(Standing::Passed(_))))
                         && !(step.program == Cargo && cargo_is_busy)
+                        && (is_quiet || !step.is_alone)
                     {
                         return Choice::Begin(step);
                     } else {
@@ -281,6 +296,7 @@ mod tests {
         step("test", Cargo, &[], &[], 1),
         step("clients", Xtask, &[], &["build"], 1),
         step("browser", Xtask, &[], &["clients"], 1),
+        alone(step("flood", Xtask, &[], &["build"], 1)),
     ];
 
     #[track_caller]
@@ -307,6 +323,16 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_measures_runs_alone() {
+        let passed = |name| (name, Standing::Passed(SECOND));
+        let before = [passed("build"), passed("test"), passed("clients")];
+        check(&[&before[..], &[("browser", Standing::Running)]].concat(), "wait");
+        check(&[&before[..], &[passed("browser")]].concat(), "flood");
+        check(&[&before[..], &[("flood", Standing::Running)]].concat(), "wait");
+        check(&[&before[..], &[passed("browser"), ("flood", Standing::Running)]].concat(), "wait");
+    }
+
+    #[test]
     fn what_needs_a_failed_step_fails_with_it_and_never_begins() {
         let failed = [("build", Standing::Failed(SECOND)), ("test", Standing::Passed(SECOND))];
         check(&failed, "done");
@@ -314,7 +340,7 @@ mod tests {
         board.standings.extend(failed);
         board.choose(PLAN);
         assert_eq!(board.standings.len(), PLAN.len());
-        assert_eq!(board.failed(), 3);
+        assert_eq!(board.failed(), 4);
     }
 
     #[test]

@@ -33,6 +33,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Starts the gateway with `--dev`, on `listen` (port 0: any), with all that it logs in `log`.
     ///
     /// # Errors

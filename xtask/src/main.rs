@@ -10,11 +10,15 @@ mod ci;
 mod clients;
 mod docs;
 mod examples;
+mod flood;
+mod frame;
 mod fuzz;
 mod gateway;
 mod hop;
+mod http;
 mod matrix;
 mod process;
+mod soak;
 mod tidy;
 mod tools;
 mod workspace;
@@ -52,6 +56,8 @@ fn run(args: &[String]) -> anyhow::Result<()> {
         "matrix" => matrix::run(rest),
         "hop" => hop::run(rest),
         "docs" => docs::run(rest),
+        "flood" => flood::run(rest),
+        "soak" => soak::run(rest),
         "examples" => examples::run(rest),
         "fuzz" => fuzz::run(rest),
         "tools" => tools::run(rest),
@@ -78,6 +84,10 @@ usage: cargo xtask COMMAND
   hop [--seed N]        clients that hop between all wires at random cuts
   docs [PAGE]           what docs/ says: its commands, settings, metrics
   examples [NN]         each of examples/, or those whose names begin so
+  flood [NAME]… [--quick]
+                        what is done to the gateway beside 1,000 clients that must not notice
+  soak [--for 10m] [--seed N]
+                        everything at once, at a modest rate: memory, tasks and descriptors stay flat
   fuzz [SECONDS]        each target of fuzz/, for so many seconds
   bench                 the benchmarks of bench/
   tools                 install what these need

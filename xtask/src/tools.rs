@@ -27,6 +27,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     println!("curl        {}", curl()?.display());
     println!("promtool    {}", promtool()?.display());
     println!("nginx       {}", nginx()?.display());
+    println!("ip          {}", ip()?.display());
     println!("cargo-fuzz  {}", cargo_fuzz()?.display());
     Ok(())
 }
@@ -164,6 +165,15 @@ pub(crate) fn promtool() -> anyhow::Result<PathBuf> {
 /// It is missing and can't be installed.
 pub(crate) fn nginx() -> anyhow::Result<PathBuf> {
     program(&["nginx"], &["nginx-light"])
+}
+
+/// The program that makes network namespaces.
+///
+/// # Errors
+///
+/// It is missing and can't be installed.
+pub(crate) fn ip() -> anyhow::Result<PathBuf> {
+    program(&["ip"], &["iproute2"])
 }
 
 /// The cargo subcommand that builds and runs fuzz targets.

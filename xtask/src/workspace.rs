@@ -27,6 +27,12 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     command
 }
 
+/// What a command prints, or nothing: it is only for the record.
+pub(crate) fn said(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).current_dir(root()).args(args).output();
+    output.map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned()).unwrap_or_default()
+}
+
 /// What `cargo metadata` says, cut down to what is read here.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Metadata {

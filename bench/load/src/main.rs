@@ -1,9 +1,10 @@
-//! The load generator: connects to a server that runs already, loads it in one of five ways, checks
+//! The load generator: connects to a server that runs already, loads it in one of six ways, checks
 //! every byte that comes back, measures what the server spent, and prints one JSON object.
 //!
 //! One thread on epoll, pinned to `--core`. `bench/README.md` says what each mode measures; `cargo
 //! xtask bench` starts the servers and runs it.
 
+mod crowd;
 mod echo;
 mod fanout;
 mod frame;
@@ -49,6 +50,8 @@ enum Mode {
     Latency(latency::Latency),
     /// Readers that never read, and one that does.
     Slow(slow::Slow),
+    /// Good clients on mixed wires at a fixed rate, until told to end: what floods are beside.
+    Crowd(crowd::Crowd),
 }
 
 /// Which server, and where.
@@ -120,6 +123,7 @@ fn main() -> Result<()> {
         Mode::Idle(it) => serde_json::to_string(&it.run()?)?,
         Mode::Latency(it) => serde_json::to_string(&it.run()?)?,
         Mode::Slow(it) => serde_json::to_string(&it.run()?)?,
+        Mode::Crowd(it) => serde_json::to_string(&it.run()?)?,
     };
     println!("{result}");
     Ok(())

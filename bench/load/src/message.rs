@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::wire::Wire;
+
 /// Bytes of the two numbers and the spaces after them; no payload is shorter.
 pub(crate) const LEN_MIN: usize = 30;
 
@@ -62,9 +64,9 @@ fn digits(place: &mut [u8], mut number: u64) {
 pub(crate) struct Slot {
     seq: u64,
     payload: Vec<u8>,
-    /// The bytes that carry it on the subscribers' wire, once one subscriber's have been parsed and
-    /// found right: everyone else's are compared with them whole. Empty until then.
-    pub(crate) unit: Vec<u8>,
+    /// The bytes that carry it on each wire, once one subscriber's have been parsed and found right:
+    /// everyone else's on that wire are compared with them whole. Empty until then.
+    pub(crate) units: [Vec<u8>; Wire::COUNT],
     /// Subscribers that have it.
     pub(crate) seen: usize,
     pub(crate) sent: Instant,
@@ -82,7 +84,13 @@ impl Flight {
     pub(crate) fn new(len: usize) -> Result<Self> {
         let start = Instant::now();
         let slots = (0..FLIGHT_MAX)
-            .map(|_| Slot { seq: 0, payload: Vec::new(), unit: Vec::new(), seen: 0, sent: start })
+            .map(|_| Slot {
+                seq: 0,
+                payload: Vec::new(),
+                units: Default::default(),
+                seen: 0,
+                sent: start,
+            })
             .collect();
         Ok(Self { slots, template: Template::new(len)?, newest: 0, start })
     }
@@ -108,7 +116,7 @@ impl Flight {
         slot.seq = self.newest;
         slot.sent = sent;
         slot.seen = 0;
-        slot.unit.clear();
+        slot.units.iter_mut().for_each(Vec::clear);
         slot.payload.clear();
         slot.payload.extend_from_slice(payload);
         &slot.payload

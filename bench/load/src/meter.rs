@@ -58,6 +58,19 @@ pub(crate) fn peak(pids: &[u32]) -> Result<u64> {
     Ok(bytes)
 }
 
+/// Begins another peak: [`peak`] then says the most since here.
+pub(crate) fn forget_peak(pids: &[u32]) -> Result<()> {
+    for pid in pids {
+        fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
+    }
+    Ok(())
+}
+
+/// Open descriptors of `pids`.
+pub(crate) fn files(pids: &[u32]) -> Result<usize> {
+    pids.iter().map(|pid| Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())).sum()
+}
+
 /// Counts the system calls of processes that run already.
 ///
 /// `perf stat` counts in the kernel and is told when to begin and end; where it is not to be had,

@@ -87,6 +87,13 @@ pub(crate) fn subscribe(peer: Peer, wire: Wire, address: SocketAddr) -> String {
         Wire::Ws | Wire::SocketIo => return upgrade(address, path),
         Wire::Sse => "text/event-stream",
         Wire::Ndjson => "application/x-ndjson",
+        Wire::LongPoll => return poll(peer, address, "now"),
     };
     format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\n\r\n")
+}
+
+/// The head that asks for what came after `since`, or waits for it.
+pub(crate) fn poll(peer: Peer, address: SocketAddr, since: &str) -> String {
+    let path = peer.subscribe_path();
+    format!("GET {path}?wait=25s&since={since} HTTP/1.1\r\nHost: {address}\r\n\r\n")
 }

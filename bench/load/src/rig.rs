@@ -77,6 +77,7 @@ pub(crate) struct Rig {
 
 struct Subscriber {
     fd: OwnedFd,
+    wire: Wire,
     stage: Stage,
     /// The next sequence number; 0 before the first message.
     next: u64,
@@ -115,7 +116,7 @@ impl Rig {
             body: Vec::new(),
             options,
         };
-        rig.add_subscribers(rig.options.subscribers, None)?;
+        rig.add_subscribers(rig.options.subscribers, rig.options.wire, None)?;
         Ok(rig)
     }
 
@@ -124,13 +125,15 @@ impl Rig {
         self.publisher.set_writes(writes);
     }
 
-    /// Adds `count` subscribers and waits until the server has agreed to each.
+    /// Adds `count` subscribers and waits until the server has agreed to each; to a long-poll it
+    /// agrees with the first answer, which nobody waits for here.
     pub(crate) fn add_subscribers(
         &mut self,
         count: usize,
+        wire: Wire,
         receive_buffer: Option<usize>,
     ) -> Result<()> {
-        let Options { peer, wire, address, .. } = self.options;
+        let Options { peer, address, .. } = self.options;
         let head = peer::subscribe(peer, wire, address);
         let until = self.subscribers.len() + count;
         while self.subscribers.len() < until {
@@ -140,8 +143,9 @@ impl Rig {
                 self.poll.add(&fd, index as u64)?;
                 let sent = net::write(&fd, head.as_bytes())?;
                 ensure!(sent == head.len(), "a request head was not taken at once");
+                let stage = if wire == Wire::LongPoll { Stage::Live } else { Stage::Head };
                 let (dechunker, rest) = (None, Vec::new());
-                let subscriber = Subscriber { fd, stage: Stage::Head, next: 0, dechunker, rest };
+                let subscriber = Subscriber { fd, wire, stage, next: 0, dechunker, rest };
                 self.subscribers.push(subscriber);
                 self.reading += 1;
             }
@@ -259,13 +263,13 @@ impl Rig {
         Ok(caught_up)
     }
 
-    fn publish(&mut self) -> Result<()> {
+    pub(crate) fn publish(&mut self) -> Result<()> {
         let payload = self.flight.open();
         self.publisher.publish(payload, &self.poll)
     }
 
     /// Waits until everything that was and is to be published is complete.
-    fn drain(&mut self) -> Result<()> {
+    pub(crate) fn drain(&mut self) -> Result<()> {
         let (mut seen, mut since) = (self.complete, Instant::now());
         while self.complete < self.flight.newest() || self.left > 0 {
             self.turn(Duration::from_millis(100))?;
@@ -281,7 +285,7 @@ impl Rig {
     }
 
     /// Waits once and handles what is ready.
-    fn turn(&mut self, timeout: Duration) -> Result<()> {
+    pub(crate) fn turn(&mut self, timeout: Duration) -> Result<()> {
         self.publisher.flush(&self.poll)?;
         let mut ready = std::mem::take(&mut self.ready);
         self.poll.wait(timeout, &mut ready)?;
@@ -314,8 +318,13 @@ impl Rig {
             return Err(Closed::default().into());
         }
         let received = self.latencies.as_ref().map(|_| Instant::now());
+        let mut seen =
+            Seen { index, flight, reading: self.reading, latencies: &mut self.latencies, received };
         subscriber.rest.clear();
         let mut input = &scratch[..kept + got];
+        if subscriber.wire == Wire::LongPoll {
+            return subscriber.answered(options, input, &mut seen);
+        }
         if subscriber.stage == Stage::Head {
             let Some(len) = subscriber.greet(options, input)? else {
                 subscriber.rest.extend_from_slice(input);
@@ -334,24 +343,20 @@ impl Rig {
             input = body;
         }
 
-        let mut complete = 0;
+        let (wire, mut complete) = (subscriber.wire, 0);
         while !input.is_empty() {
             let seq = subscriber.next;
-            let (seq, len) = match flight.slot(seq) {
-                Some(slot) if !slot.unit.is_empty() && input.starts_with(&slot.unit) => {
-                    (seq, slot.unit.len())
-                }
-                _ => match wire::read(options.wire, input)? {
+            let (seq, len) = match seen.flight.slot(seq).map(|slot| &slot.units[wire as usize]) {
+                Some(unit) if !unit.is_empty() && input.starts_with(unit) => (seq, unit.len()),
+                _ => match wire::read(wire, input)? {
                     None => break,
                     Some((Item::Message(payload), len)) => {
-                        let seq = flight.check(&payload)?;
-                        let expect = subscriber.next;
-                        ensure!(
-                            expect == 0 || seq == expect,
-                            "message {seq} came, {expect} is next"
-                        );
-                        if let Some(slot) = flight.slot(seq).filter(|slot| slot.unit.is_empty()) {
-                            slot.unit.extend_from_slice(&input[..len]);
+                        let seq = subscriber.check(seen.flight, &payload)?;
+                        if let Some(slot) = seen.flight.slot(seq) {
+                            let unit = &mut slot.units[wire as usize];
+                            if unit.is_empty() {
+                                unit.extend_from_slice(&input[..len]);
+                            }
                         }
                         (seq, len)
                     }
@@ -364,18 +369,35 @@ impl Rig {
             };
             input = &input[len..];
             subscriber.next = seq + 1;
-            let Some(slot) = flight.slot(seq) else { continue };
-            slot.seen += 1;
-            complete += u64::from(slot.seen == self.reading);
-            if let (Some(latencies), Some(received)) = (&mut self.latencies, received)
-                && latencies.only.is_none_or(|only| only == index)
-            {
-                let micros = received.saturating_duration_since(slot.sent).as_micros() as u64;
-                latencies.histogram.record(micros.max(1))?;
-            }
+            complete += seen.note(seq)?;
         }
         subscriber.rest.extend_from_slice(input);
         Ok(complete)
+    }
+}
+
+/// What one read of a subscriber is noted in.
+struct Seen<'a> {
+    index: usize,
+    flight: &'a mut Flight,
+    /// Subscribers that read.
+    reading: usize,
+    latencies: &'a mut Option<Latencies>,
+    received: Option<Instant>,
+}
+
+impl Seen<'_> {
+    /// Notes that message `seq` has arrived; 1 if everyone has it by that.
+    fn note(&mut self, seq: u64) -> Result<u64> {
+        let Some(slot) = self.flight.slot(seq) else { return Ok(0) };
+        slot.seen += 1;
+        if let (Some(latencies), Some(received)) = (&mut *self.latencies, self.received)
+            && latencies.only.is_none_or(|only| only == self.index)
+        {
+            let micros = received.saturating_duration_since(slot.sent).as_micros() as u64;
+            latencies.histogram.record(micros.max(1))?;
+        }
+        Ok(u64::from(slot.seen == self.reading))
     }
 }
 
@@ -394,22 +416,57 @@ impl Subscriber {
     /// Checks the answer to the subscription; the length of its head, once it is all there.
     fn greet(&mut self, options: &Options, input: &[u8]) -> Result<Option<usize>> {
         let Some(head) = http::head(input)? else { return Ok(None) };
-        let kind = match options.wire {
+        let kind = match self.wire {
             Wire::Ws | Wire::SocketIo => {
                 ensure!(head.status == 101, "the upgrade: {}", String::from_utf8_lossy(input));
                 let is_proof = !options.peer.computes_accept() || head.accept == ACCEPT;
                 ensure!(is_proof, "the server accepted with {:?}", head.accept);
-                self.stage = if options.wire == Wire::Ws { Stage::Live } else { Stage::Joining };
+                self.stage = if self.wire == Wire::Ws { Stage::Live } else { Stage::Joining };
                 return Ok(Some(head.len));
             }
             Wire::Sse => "text/event-stream",
             Wire::Ndjson => "application/x-ndjson",
+            Wire::LongPoll => bail!("a long-poll has no head of its own"),
         };
         ensure!(head.status == 200, "the request: {}", String::from_utf8_lossy(input));
         ensure!(head.content_type.starts_with(kind), "the stream is {:?}", head.content_type);
         self.dechunker = head.is_chunked.then(Dechunker::default);
         self.stage = Stage::Live;
         Ok(Some(head.len))
+    }
+
+    /// The number of a message that must be the next.
+    fn check(&self, flight: &mut Flight, payload: &[u8]) -> Result<u64> {
+        let (seq, expect) = (flight.check(payload)?, self.next);
+        ensure!(expect == 0 || seq == expect, "message {seq} came, {expect} is next");
+        Ok(seq)
+    }
+
+    /// Takes what has come of a long-poll's answer; when that is whole, asks for what comes next.
+    fn answered(&mut self, options: &Options, input: &[u8], seen: &mut Seen<'_>) -> Result<u64> {
+        let whole = match http::head(input)? {
+            Some(head) => {
+                ensure!(head.status == 200, "a poll: {}", String::from_utf8_lossy(input));
+                let len = head.content_length.context("an answer has no length")?;
+                input.get(head.len..head.len + len)
+            }
+            None => None,
+        };
+        let Some(body) = whole else {
+            self.rest.extend_from_slice(input);
+            return Ok(0);
+        };
+        let (payloads, cursor) = wire::answer(body)?;
+        let mut complete = 0;
+        for payload in payloads {
+            let seq = self.check(seen.flight, &payload)?;
+            self.next = seq + 1;
+            complete += seen.note(seq)?;
+        }
+        let head = peer::poll(options.peer, options.address, cursor);
+        let sent = net::write(&self.fd, head.as_bytes())?;
+        ensure!(sent == head.len(), "a request head was not taken at once");
+        Ok(complete)
     }
 
     /// Answers what is no message.

@@ -85,7 +85,7 @@ impl Slow {
         let alone_us = per_publication(rig.run_closed(self.count * 10)?, self.count * 10);
         let alone = self.times(&mut rig)?;
 
-        rig.add_subscribers(readers, Some(self.receive_buffer))?;
+        rig.add_subscribers(readers, self.shape.wire, Some(self.receive_buffer))?;
         rig.synchronise()?;
         let connected = meter::memory(pids)?;
         let amid_readers = self.times(&mut rig)?;

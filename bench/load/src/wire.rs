@@ -18,8 +18,15 @@ pub(crate) enum Wire {
     Ws,
     Sse,
     Ndjson,
+    /// A request for each answer, which has what came since the one before.
+    LongPoll,
     /// Engine.IO 4 and Socket.IO 5 packets in WebSocket text messages.
     SocketIo,
+}
+
+impl Wire {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Self::SocketIo as usize + 1;
 }
 
 /// What one unit of a wire says.
@@ -65,6 +72,7 @@ pub(crate) fn read(wire: Wire, input: &[u8]) -> Result<Option<(Item<'_>, usize)>
             let Some(len) = find(input, b"\n") else { return Ok(None) };
             Ok(Some((ndjson(&input[..len])?, len + 1)))
         }
+        Wire::LongPoll => bail!("a long-poll's answer is no unit of a stream"),
     }
 }
 
@@ -126,18 +134,52 @@ struct Line<'a> {
     text: Cow<'a, str>,
 }
 
+impl<'a> Line<'a> {
+    /// The payload, once the rest is found right.
+    fn payload(self) -> Result<Cow<'a, [u8]>> {
+        ensure!(!self.channel.is_empty() && !self.cursor.is_empty(), "a message names no place");
+        ensure!(self.time.ends_with('Z'), "a message has the time {:?}", self.time);
+        Ok(match self.text {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        })
+    }
+}
+
 fn ndjson(line: &[u8]) -> Result<Item<'_>> {
     if line.is_empty() {
         return Ok(Item::Nothing);
     }
     let parsed: Line<'_> = serde_json::from_slice(line)
         .with_context(|| format!("the line {:?}", String::from_utf8_lossy(line)))?;
-    ensure!(!parsed.channel.is_empty() && !parsed.cursor.is_empty(), "a line names no place");
-    ensure!(parsed.time.ends_with('Z'), "a line has the time {:?}", parsed.time);
-    Ok(Item::Message(match parsed.text {
-        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
-        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
-    }))
+    Ok(Item::Message(parsed.payload()?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answer<'a> {
+    #[serde(borrow)]
+    messages: Vec<Line<'a>>,
+    cursor: &'a str,
+    gaps: Vec<serde::de::IgnoredAny>,
+    ended: Vec<serde::de::IgnoredAny>,
+}
+
+/// The payloads of a long-poll's answer, and the cursor to ask for what comes after them.
+///
+/// # Errors
+///
+/// Whatever is not as it should be; a gap and an end, which nothing that is measured here has.
+pub(crate) fn answer(body: &[u8]) -> Result<(Vec<Cow<'_, [u8]>>, &str)> {
+    let answer: Answer<'_> = serde_json::from_slice(body)
+        .with_context(|| format!("the answer {:?}", String::from_utf8_lossy(body)))?;
+    ensure!(
+        answer.gaps.is_empty() && answer.ended.is_empty(),
+        "an answer tells of a gap or an end"
+    );
+    ensure!(!answer.cursor.is_empty(), "an answer has no cursor");
+    let payloads = answer.messages.into_iter().map(Line::payload).collect::<Result<_>>()?;
+    Ok((payloads, answer.cursor))
 }
 
 fn socket_io(packet: &[u8]) -> Result<Item<'_>> {
@@ -182,6 +224,17 @@ mod tests {
         check(Wire::Ndjson, &[line, &b"\n"[..]].concat(), Some("a\"b"));
         check(Wire::Ndjson, b"\n", None);
         check(Wire::SocketIo, b"\x81\x1342[\"message\",\"abc\"]", Some("abc"));
+    }
+
+    #[test]
+    fn an_answer_has_its_messages_and_where_to_go_on() {
+        let line =
+            r#"{"channel":"c","cursor":"x","time":"2026-01-01T00:00:00.000Z","text":"a\"b"}"#;
+        let body = format!(r#"{{"messages":[{line}],"cursor":"x","gaps":[],"ended":[]}}"#);
+        let (payloads, cursor) = answer(body.as_bytes()).unwrap();
+        assert_eq!((&*payloads[0], payloads.len(), cursor), (&b"a\"b"[..], 1, "x"));
+        assert!(answer(body.replace("\"gaps\":[]", "\"gaps\":[{}]").as_bytes()).is_err());
+        assert!(answer(&body.as_bytes()[1..]).is_err());
     }
 
     #[test]

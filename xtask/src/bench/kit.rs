@@ -31,7 +31,7 @@ const NCHAN: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 impl Kit {
     /// Builds what the scenarios of `options` need.
     pub(crate) fn build(options: &Options) -> anyhow::Result<Kit> {
-        let folder = workspace::target().join("bench");
+        let folder = folder();
         fs::create_dir_all(&folder)?;
         let filter = |kind: &Kind| {
             kind.peer_name().is_some_and(|name| {
@@ -89,12 +89,7 @@ impl Kit {
         if options.scenarios.contains(&Scenario::Codec) {
             packages.push("codec");
         }
-        let mut command = workspace::cargo(&["build", "--quiet", "--release", "--locked"]);
-        command.args(["--manifest-path", "bench/Cargo.toml", "--target-dir"]).arg(&self.folder);
-        for package in packages {
-            command.args(["-p", package]);
-        }
-        process::run(&mut command)
+        cargo_build(&self.folder, &packages)
     }
 
     fn build_raw(&self, name: &str) -> anyhow::Result<()> {
@@ -136,6 +131,21 @@ impl Kit {
             self.folder.join("results")
         }
     }
+}
+
+/// Where built things are.
+pub(crate) fn folder() -> PathBuf {
+    workspace::target().join("bench")
+}
+
+/// Builds packages of `bench/`.
+pub(crate) fn cargo_build(folder: &Path, packages: &[&str]) -> anyhow::Result<()> {
+    let mut command = workspace::cargo(&["build", "--quiet", "--release", "--locked"]);
+    command.args(["--manifest-path", "bench/Cargo.toml", "--target-dir"]).arg(folder);
+    for package in packages {
+        command.args(["-p", package]);
+    }
+    process::run(&mut command)
 }
 
 fn ensure_tool(name: &str, package: &str) -> anyhow::Result<()> {

@@ -13,6 +13,7 @@ use super::Options;
 use super::kit::Kit;
 use super::measure::{Group, Measured};
 use super::scenario::{Column, Scenario, Verdict};
+use crate::workspace;
 
 /// A scenario, measured.
 pub(crate) struct Outcome {
@@ -71,8 +72,8 @@ impl Outcome {
             "scenario": self.scenario.name(),
             "title": self.scenario.title(),
             "command": kit.command,
-            "date": said("date", &["-u", "+%Y-%m-%d"]),
-            "commit": said("git", &["rev-parse", "--short", "HEAD"]),
+            "date": workspace::said("date", &["-u", "+%Y-%m-%d"]),
+            "commit": workspace::said("git", &["rev-parse", "--short", "HEAD"]),
             "machine": machine(),
             "rounds": self.rounds,
             "targets": targets,
@@ -182,12 +183,6 @@ fn codec(kit: &Kit) -> anyhow::Result<Value> {
     serde_json::from_slice(&output.stdout).context("the codec's report")
 }
 
-/// What a command prints, or nothing: it is only for the record.
-fn said(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output();
-    output.map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned()).unwrap_or_default()
-}
-
 /// What the figures were measured on, and how busy it was with other things.
 fn machine() -> Value {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -200,7 +195,7 @@ fn machine() -> Value {
         "cores": std::thread::available_parallelism().map(usize::from).unwrap_or_default(),
         "memory": field(&read("/proc/meminfo"), "MemTotal"),
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
-        "rustc": said("rustc", &["--version"]),
+        "rustc": workspace::said("rustc", &["--version"]),
         "load_average": read("/proc/loadavg").split(' ').next().unwrap_or_default(),
     })
 }

@@ -4,7 +4,8 @@
 use anyhow::Context as _;
 use serde_json::Value;
 
-use super::http::{Body, Connection, Head};
+use crate::frame;
+use crate::http::{ACCEPT, Body, Connection, Head, UPGRADE};
 
 /// A way to ask for a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,19 +97,13 @@ impl Hop<'_> {
         take: Take<'_>,
     ) -> anyhow::Result<()> {
         let mut connection = Connection::open(self.address)?;
-        let mut headers = vec![
-            ("Connection", "Upgrade"),
-            ("Upgrade", "websocket"),
-            ("Sec-WebSocket-Version", "13"),
-            // The example of RFC 6455 §1.3, whose accept everyone knows.
-            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-        ];
+        let mut headers = UPGRADE.to_vec();
         headers.extend(protocol.map(|it| ("Sec-WebSocket-Protocol", it)));
         let head = connection.request("GET", target, &headers, b"")?;
         let opening = head.header("Tidegate-Cursor").unwrap_or_default().to_owned();
         take(vec![Self::opening(&head, 101)?])?;
         let accept = head.header("Sec-WebSocket-Accept");
-        anyhow::ensure!(accept == Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "the accept is wrong");
+        anyhow::ensure!(accept == Some(ACCEPT), "the accept is wrong");
         let mut first = true;
         let read = || {
             // What came with the head is there already.
@@ -286,6 +281,8 @@ fn envelope(line: &str, channels: &[String], cursors: &mut [String]) -> anyhow::
         "end" => Item::End { channel: text(it, "channel")? },
         "gap" => return Ok(vec![Item::Gap(it.to_string())]),
         "welcome" | "subscribed" | "unsubscribed" | "ping" => return Ok(vec![]),
+        // Where it is on.
+        "presence" | "join" | "leave" => return Ok(vec![]),
         _ => anyhow::bail!("a push that nobody asked for: {line}"),
     };
     let channel = text(it, "channel")?;
@@ -313,27 +310,13 @@ fn text(value: &Value, name: &str) -> anyhow::Result<String> {
 /// the whole frames have.
 fn texts(all: &[u8]) -> anyhow::Result<(Vec<&str>, usize)> {
     let (mut found, mut bytes) = (Vec::new(), all);
-    while let [first, second, rest @ ..] = bytes {
-        anyhow::ensure!(second & 0x80 == 0, "a server's frame is masked");
-        let (length, rest) = match second {
-            126 => match rest.split_first_chunk() {
-                Some((length, rest)) => (u64::from(u16::from_be_bytes(*length)), rest),
-                None => break,
-            },
-            127 => match rest.split_first_chunk() {
-                Some((length, rest)) => (u64::from_be_bytes(*length), rest),
-                None => break,
-            },
-            length => (u64::from(*length), rest),
-        };
-        let Some((payload, rest)) = rest.split_at_checked(usize::try_from(length)?) else { break };
-        match first {
-            0x81 => found.push(std::str::from_utf8(payload)?),
+    while let Some(frame) = frame::read(&mut bytes)? {
+        match frame.first {
+            frame::TEXT => found.push(std::str::from_utf8(frame.payload)?),
             // A ping, which nobody answers who leaves so soon; a close, after all ends were told.
-            0x88 | 0x89 => {}
-            _ => anyhow::bail!("a frame that begins with {first:#04x}"),
+            frame::CLOSE | frame::PING => {}
+            first => anyhow::bail!("a frame that begins with {first:#04x}"),
         }
-        bytes = rest;
     }
     Ok((found, all.len() - bytes.len()))
 }

@@ -8,35 +8,46 @@ use std::time::Duration;
 use anyhow::Context as _;
 use memchr::memmem;
 
+/// What asks for a WebSocket. The key is the example of RFC 6455 §1.3, whose accept everyone knows.
+pub(crate) const UPGRADE: [(&str, &str); 4] = [
+    ("Connection", "Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+
+/// The answer to that key.
+pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
 /// A connection, with what was read and not yet used.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     address: String,
     buffer: Vec<u8>,
 }
 
 /// A whole answer.
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         format!("{} {}", self.status, String::from_utf8_lossy(&self.body))
     }
 }
 
 /// The lines of an answer's head.
-pub(super) struct Head(String);
+pub(crate) struct Head(String);
 
 impl Head {
-    pub(super) fn status(&self) -> anyhow::Result<u16> {
+    pub(crate) fn status(&self) -> anyhow::Result<u16> {
         let code = self.0.split(' ').nth(1).and_then(|it| it.parse().ok());
         code.with_context(|| format!("this is no answer: {}", self.0))
     }
 
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut fields = self.0.lines().skip(1).filter_map(|line| line.split_once(':'));
         fields.find(|field| field.0.eq_ignore_ascii_case(name)).map(|field| field.1.trim())
     }
@@ -55,21 +66,30 @@ enum Framing {
 }
 
 /// A body as it comes.
-pub(super) struct Body {
+pub(crate) struct Body {
     connection: Connection,
     framing: Framing,
 }
 
 impl Connection {
-    pub(super) fn open(address: &str) -> anyhow::Result<Connection> {
-        let stream = TcpStream::connect(address)?;
+    pub(crate) fn open(address: &str) -> anyhow::Result<Connection> {
+        Connection::on(TcpStream::connect(address)?, address)
+    }
+
+    /// A connection that is open already, to `address`.
+    pub(crate) fn on(stream: TcpStream, address: &str) -> anyhow::Result<Connection> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         Ok(Connection { stream, address: address.to_owned(), buffer: Vec::new() })
     }
 
+    /// The socket, and what was read from it and not yet used.
+    pub(crate) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.buffer)
+    }
+
     /// Sends a request and reads the head of its answer.
-    pub(super) fn request(
+    pub(crate) fn request(
         &mut self,
         method: &str,
         target: &str,
@@ -98,13 +118,28 @@ impl Connection {
     }
 
     /// Sends a body and reads the whole answer; the connection can be used again.
-    pub(super) fn post(
+    pub(crate) fn post(
         &mut self,
         target: &str,
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> anyhow::Result<Answer> {
-        let head = self.request("POST", target, headers, body)?;
+        self.exchange("POST", target, headers, body)
+    }
+
+    /// Asks and reads the whole answer; the connection can be used again.
+    pub(crate) fn get(&mut self, target: &str, headers: &[(&str, &str)]) -> anyhow::Result<Answer> {
+        self.exchange("GET", target, headers, b"")
+    }
+
+    fn exchange(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> anyhow::Result<Answer> {
+        let head = self.request(method, target, headers, body)?;
         let stream = Connection {
             stream: self.stream.try_clone()?,
             address: self.address.clone(),
@@ -117,7 +152,7 @@ impl Connection {
     }
 
     /// Reads what has come, waiting for it; 0 at the close.
-    pub(super) fn fill(&mut self) -> anyhow::Result<usize> {
+    pub(crate) fn fill(&mut self) -> anyhow::Result<usize> {
         let mut bytes = [0; 4096];
         let count = self.stream.read(&mut bytes).context("reading")?;
         self.buffer.extend(bytes.iter().take(count));
@@ -125,18 +160,18 @@ impl Connection {
     }
 
     /// Whether something was read and not yet used.
-    pub(super) fn has_more(&self) -> bool {
+    pub(crate) fn has_more(&self) -> bool {
         !self.buffer.is_empty()
     }
 
     /// Takes what was read.
-    pub(super) fn take(&mut self) -> Vec<u8> {
+    pub(crate) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.buffer)
     }
 }
 
 impl Body {
-    pub(super) fn new(connection: Connection, head: &Head) -> anyhow::Result<Body> {
+    pub(crate) fn new(connection: Connection, head: &Head) -> anyhow::Result<Body> {
         let chunked = head.header("Transfer-Encoding").is_some_and(|it| it.contains("chunked"));
         let framing = match head.header("Content-Length") {
             _ if chunked => Framing::ChunkHead,
@@ -149,7 +184,7 @@ impl Body {
     /// The next bytes, waiting for them; `None` at the body's proper end.
     ///
     /// A body that is cut is an error, as curl has it.
-    pub(super) fn next(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
+    pub(crate) fn next(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
         loop {
             let buffer = &mut self.connection.buffer;
             match &mut self.framing {
@@ -196,7 +231,7 @@ impl Body {
     }
 
     /// All that is left.
-    pub(super) fn rest(&mut self) -> anyhow::Result<Vec<u8>> {
+    pub(crate) fn rest(&mut self) -> anyhow::Result<Vec<u8>> {
         let mut all = Vec::new();
         while let Some(bytes) = self.next()? {
             all.extend(bytes);

@@ -1,0 +1,70 @@
+//! Slow bodies: publications whose announced megabyte comes a byte at a time, or stops. Whoever stops
+//! is told 408 after `http.body_timeout`; whoever goes on is within his rights, and must cost no more
+//! than what he has sent: nothing is reserved for what a peer merely announces.
+//!
+//! Memory: hyper's buffers of 24 KiB, 4 KiB of state with the body's reader, and as many bytes as
+//! came. 2,000 of them: 56 MiB.
+
+use std::time::{Duration, Instant};
+
+use super::peer::{Dial, Peer};
+use super::stage::{Stage, Told};
+use super::{Flood, Place};
+
+pub(super) const FLOOD: Flood = Flood {
+    name: "slow-bodies",
+    title: "2,000 bodies of 1 MB at 4 bytes a second, half of which stop",
+    config: "[http]\nbody_timeout = \"2s\"\n",
+    memory_mib: 56,
+    place: Place::Loopback,
+    run,
+};
+
+const CONNECTIONS: usize = 2000;
+
+const STEP: Duration = Duration::from_millis(250);
+
+const HEAD: &[u8] =
+    b"POST /channels/slow HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\nbegun";
+
+/// What its peers must be told.
+const MUST: &[&str] = &["408"];
+
+fn run(stage: &Stage) -> anyhow::Result<Told> {
+    let mut told = Told::default();
+    let count = stage.size(CONNECTIONS);
+    let mut peers: Vec<Option<Peer>> = std::iter::repeat_with(|| None).take(count).collect();
+    while !stage.is_over(&told, MUST) {
+        let begun = Instant::now();
+        for (index, slot) in peers.iter_mut().enumerate() {
+            let stops = index % 2 == 0;
+            let Some(peer) = slot else {
+                let mut peer = Peer::dial(stage.address, Dial::default())?;
+                peer.send(HEAD);
+                *slot = Some(peer);
+                continue;
+            };
+            let end = peer.read(4096);
+            match peer.status() {
+                Some(status) if stops => told.add(status),
+                Some(status) => told.add(format!("going on: {status}")),
+                None if end.is_some() => told.add("closed without an answer"),
+                None => {
+                    if !stops {
+                        peer.send(b"x");
+                    }
+                    continue;
+                }
+            }
+            *slot = None;
+            if index % 64 == 0 && stage.is_over(&told, MUST) {
+                break;
+            }
+        }
+        stage.pause(STEP.saturating_sub(begun.elapsed()));
+    }
+    let held = peers.iter().skip(1).step_by(2).flatten().count();
+    told.add_many("going on: held", u64::try_from(held)?);
+    told.expect(&["408", "going on: held"], &[])?;
+    Ok(told)
+}
