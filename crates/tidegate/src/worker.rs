@@ -36,6 +36,7 @@ use crate::metrics::WorkerMetrics;
 use crate::presence::Presence;
 use crate::problem::{Code, Problem};
 use crate::refusals::Refusals;
+use crate::server::EndOnPanic;
 use crate::transport::Wire;
 
 /// Bytes that one read can bring; all clients of a worker share the buffer. A message that a read cuts
@@ -561,6 +562,7 @@ impl Worker {
     /// Lets in those who wait, some at a time, each time that everyone else has had a turn: to yield is
     /// to wait until the sockets were asked, and whoever was ready was served.
     async fn let_in(self: Rc<Self>) {
+        let _guard = EndOnPanic;
         loop {
             poll_fn(|cx| {
                 let mut heavy = self.heavy.borrow_mut();
