@@ -69,8 +69,9 @@ impl Inner {
         }
         let mut scratch = worker.scratch.take();
         let mut reads = 0;
+        let mut spent = Duration::ZERO;
         while self.wants_read() {
-            if reads == READS_PER_TURN {
+            if reads == READS_PER_TURN || spent >= TURN {
                 cx.waker().wake_by_ref();
                 break;
             }
@@ -89,8 +90,7 @@ impl Inner {
                         pace.adapt(len, took);
                         if pace.is_heavy {
                             worker.spend(took);
-                            // Once a turn.
-                            reads = READS_PER_TURN;
+                            spent += took;
                         }
                     }
                 }
