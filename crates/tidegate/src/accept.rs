@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 
-use crate::worker::{Accepted, Command, Gateway};
+use crate::gateway::{Accepted, Command, Gateway};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;

@@ -18,9 +18,9 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 use tidegate_core::{GapReason, Policy};
 
+use crate::gateway::Gateway;
 use crate::problem::Code;
 use crate::transport::Wire;
-use crate::worker::Gateway;
 
 /// How the text is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use tidegate_core::{ChannelName, SessionId};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::MissedTickBehavior;
 
-use crate::worker::{Command, Gateway};
+use crate::gateway::{Command, Gateway};
 
 /// How often it is looked who has been gone for long enough.
 const TICK: Duration = Duration::from_secs(1);

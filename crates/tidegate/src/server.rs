@@ -17,10 +17,11 @@ use tokio::sync::{mpsc, watch};
 use crate::accept;
 use crate::config::{Admin, Config};
 use crate::connection;
+use crate::gateway::{Command, Gateway};
 use crate::metrics::WorkerMetrics;
 use crate::presence::{self, Presence};
 use crate::refusals::Refusals;
-use crate::worker::{self, Command, Gateway};
+use crate::worker;
 
 /// Entries and bytes that wait for one worker; beyond, it reads the log (DESIGN 8).
 const INBOX_EVENTS: usize = 16_384;

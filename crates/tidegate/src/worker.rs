@@ -4,132 +4,47 @@
 //! the broker's tail, through the inbox, and [`Command`]s.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use slab::Slab;
 use tidegate_broker::{Broker, Inbox, PublishError, Published, Reply, SinkId};
 use tidegate_core::hub::{Effect, Hub};
-use tidegate_core::presence::{Member, Parting, Round, Told};
+use tidegate_core::presence::{Member, Parting, Round};
 use tidegate_core::{
     ChannelName, ChannelState, Draft, Entry, OutboxBounds, Policy, Publication, SessionId,
     Timestamp,
 };
 use tidegate_wire::websocket::{InflaterPool, Limits};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::config::{Access, Config};
 use crate::connection::http1::{self, Connection};
 use crate::driver::client::Client;
-use crate::driver::compressed::Compressed;
 use crate::driver::forms::{Encoder, Shared};
 use crate::driver::hub::{self, Subscriber};
 use crate::driver::late::Late;
 use crate::driver::wheel::{self, Wheel};
+use crate::gateway::{Accepted, Command, Gateway};
 use crate::metrics::WorkerMetrics;
-use crate::presence::Presence;
 use crate::problem::{Code, Problem};
 use crate::refusals::Refusals;
 use crate::server::EndOnPanic;
 use crate::transport::Wire;
+use crate::turns::{Sharer, Turns};
 
 /// Bytes that one read can bring; all clients of a worker share the buffer. A message that a read cuts
 /// is copied once more: with 64 KiB one of 64 KiB costs a third more than with this (bench/codec).
 pub const SCRATCH_BYTES: u32 = 512 << 10;
 
-/// What HTTP connections, and WebSockets whose clients send without end, may take, all together, before
-/// everyone else gets a turn: two turns of the latter, or a dozen requests.
-const HEAVY_SHARE: Duration = Duration::from_micros(200);
-
-/// So many of them are let in at a time: a part of a head takes 10 µs, and one that takes longer is
-/// enough to use it up.
-const HEAVY_TOGETHER: usize = 16;
+/// Connections that are taken in before others get their turns: about a fifth of a millisecond's.
+const ACCEPTED_TOGETHER: u32 = 16;
 
 /// Entries that many catching-up clients may share (DESIGN 9), and the largest that is shared so.
 const RECENT_SLOTS: usize = 1024;
 const RECENT_BYTES_MAX: usize = 16 << 10;
-
-/// What all threads of the process share.
-pub struct Gateway {
-    /// The configuration.
-    pub config: Arc<Config>,
-    /// The one log.
-    pub broker: Arc<dyn Broker>,
-    /// Whether the gateway is going away.
-    pub draining: AtomicBool,
-    /// A queue into each worker.
-    pub commands: Vec<mpsc::Sender<Command>>,
-    /// Who is where.
-    pub presence: Presence,
-    /// This process's random name.
-    pub node: String,
-    /// What each worker counts.
-    pub metrics: Vec<Arc<WorkerMetrics>>,
-    /// What the workers have compressed.
-    pub compressed: Arc<Compressed>,
-}
-
-impl Gateway {
-    /// Live subscribers of each channel by wire, in [`Wire::ALL`]'s order, over all workers.
-    pub async fn count(&self, channels: &[ChannelName]) -> Vec<[u32; Wire::ALL.len()]> {
-        let channels: Arc<[ChannelName]> = channels.into();
-        let mut counts = vec![[0; Wire::ALL.len()]; channels.len()];
-        for worker in &self.commands {
-            let (reply, answer) = oneshot::channel();
-            let command = Command::Count { channels: Arc::clone(&channels), reply };
-            if worker.send(command).await.is_err() {
-                continue;
-            }
-            for (sum, part) in counts.iter_mut().zip(answer.await.unwrap_or_default()) {
-                for (sum, part) in sum.iter_mut().zip(part) {
-                    *sum += part;
-                }
-            }
-        }
-        counts
-    }
-
-    /// Whether the gateway is going away.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
-}
-
-/// What other threads ask of a worker.
-#[derive(Debug)]
-pub enum Command {
-    /// Serve a connection.
-    Accept(Accepted),
-    /// Count the subscribers of channels.
-    Count {
-        /// Which.
-        channels: Arc<[ChannelName]>,
-        /// Per channel and wire.
-        reply: oneshot::Sender<Vec<[u32; Wire::ALL.len()]>>,
-    },
-    /// End every stream and connection within this time, then return.
-    Drain(Duration),
-    /// Tell the subscribers of a channel who is present.
-    Presence(Arc<Told>),
-}
-
-/// A connection as the acceptor hands it over.
-#[derive(Debug)]
-pub struct Accepted {
-    /// Its socket.
-    pub stream: std::net::TcpStream,
-    /// Who connected.
-    pub peer: SocketAddr,
-    /// Whether it is one too many: its request is refused, and it is closed.
-    pub is_surplus: bool,
-}
 
 /// One worker's state; its tasks share it.
 pub struct Worker {
@@ -176,8 +91,8 @@ pub struct Worker {
     tick: Cell<u32>,
     /// Whether the hub's task has delivered all that it took from the inbox.
     pub is_hub_idle: Cell<bool>,
-    /// Who has to share, and what they have had.
-    heavy: RefCell<Heavy>,
+    /// Who has to share with others.
+    pub turns: Turns,
     /// Clients and HTTP connections whose tasks have not ended.
     tasks: Cell<usize>,
     drafts: Cell<u64>,
@@ -244,7 +159,7 @@ impl Worker {
             started: Instant::now(),
             tick: Cell::new(0),
             is_hub_idle: Cell::new(true),
-            heavy: RefCell::default(),
+            turns: Turns::default(),
             tasks: Cell::new(0),
             drafts: Cell::new(0),
             draft_seed: fastrand::u64(..),
@@ -267,11 +182,19 @@ impl Worker {
         let mut ticks = tokio::time::interval(wheel::TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut due = Vec::new();
+        let mut accepted_together = 0;
         loop {
             // Cancel safe: both keep what they have for the next call.
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Command::Accept(accepted)) => self.accept(accepted),
+                    Some(Command::Accept(accepted)) => {
+                        self.accept(accepted);
+                        accepted_together += 1;
+                        if accepted_together == ACCEPTED_TOGETHER {
+                            accepted_together = 0;
+                            tokio::task::yield_now().await;
+                        }
+                    }
                     Some(Command::Count { channels, reply }) => {
                         // Who asked may have gone.
                         let _ = reply.send(self.count(&channels));
@@ -281,6 +204,23 @@ impl Worker {
                     None => return,
                 },
                 _ = ticks.tick() => self.turn_wheel(&mut due),
+            }
+        }
+    }
+
+    /// Lets in those who share what everyone else leaves, as their turns come.
+    async fn let_in(self: Rc<Self>) {
+        let _guard = EndOnPanic;
+        loop {
+            for sharer in self.turns.next().await {
+                match sharer {
+                    Sharer::Client(key) => {
+                        if let Some(client) = self.client(key) {
+                            client.let_in();
+                        }
+                    }
+                    Sharer::Connection(connection) => connection.let_in(),
+                }
             }
         }
     }
@@ -539,62 +479,6 @@ impl Worker {
         }
     }
 
-    // ---- Fairness ----------------------------------------------------------------------------
-
-    /// Whether one of those who share may go on now. If not, it is let in later.
-    pub fn may_go_on(&self, who: impl FnOnce() -> Sharer) -> bool {
-        let mut heavy = self.heavy.borrow_mut();
-        if heavy.spent < HEAVY_SHARE {
-            return true;
-        }
-        heavy.waiting.push_back(who());
-        if let Some(waker) = heavy.waker.take() {
-            waker.wake();
-        }
-        false
-    }
-
-    /// Notes what it has cost.
-    pub fn spend(&self, took: Duration) {
-        self.heavy.borrow_mut().spent += took;
-    }
-
-    /// Lets in those who wait, some at a time, each time that everyone else has had a turn: to yield is
-    /// to wait until the sockets were asked, and whoever was ready was served.
-    async fn let_in(self: Rc<Self>) {
-        let _guard = EndOnPanic;
-        loop {
-            poll_fn(|cx| {
-                let mut heavy = self.heavy.borrow_mut();
-                if !heavy.waiting.is_empty() {
-                    return Poll::Ready(());
-                }
-                heavy.waker = Some(cx.waker().clone());
-                Poll::Pending
-            })
-            .await;
-            tokio::task::yield_now().await;
-            let mut heavy = self.heavy.borrow_mut();
-            heavy.spent = Duration::ZERO;
-            let count = heavy.waiting.len().min(HEAVY_TOGETHER);
-            let some: Vec<Sharer> = heavy.waiting.drain(..count).collect();
-            if heavy.waiting.is_empty() {
-                heavy.waiting = VecDeque::new();
-            }
-            drop(heavy);
-            for sharer in some {
-                match sharer {
-                    Sharer::Client(key) => {
-                        if let Some(client) = self.client(key) {
-                            client.let_in();
-                        }
-                    }
-                    Sharer::Connection(connection) => connection.let_in(),
-                }
-            }
-        }
-    }
-
     // ---- Publishing --------------------------------------------------------------------------
 
     /// A draft of `publication`, without a key or an end, accepted at `time`.
@@ -758,26 +642,6 @@ impl Worker {
     }
 }
 
-/// Who shares what everyone else leaves, and takes turns: there may be thousands of them at once.
-#[derive(Debug, Default)]
-struct Heavy {
-    /// What they have cost since everyone else had a turn.
-    spent: Duration,
-    /// Those who wait, each at most once.
-    waiting: VecDeque<Sharer>,
-    /// Of the task that lets them in.
-    waker: Option<Waker>,
-}
-
-/// One of those.
-#[derive(Debug)]
-pub enum Sharer {
-    /// A WebSocket whose client sends more than is read at once, or what takes long; by its key.
-    Client(u32),
-    /// A connection that sends requests.
-    Connection(Rc<Connection>),
-}
-
 /// Counts a task while it runs.
 struct Counted(Rc<Worker>);
 
@@ -800,32 +664,11 @@ fn allowed(access: Access, verb: &str, channel: &ChannelName) -> Result<(), Prob
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use tidegate_broker::{LogBounds, MemoryBroker, MemoryConfig};
+    use crate::gateway::tests::gateway;
 
     use super::*;
 
-    /// A gateway with `--dev`, one worker's metrics, and nobody to send commands to.
-    pub(crate) fn gateway() -> Gateway {
-        let bounds = |_: &_| LogBounds { messages: 1, bytes: 1, age: Duration::from_secs(1) };
-        Gateway {
-            config: Arc::new(Config::dev()),
-            broker: Arc::new(MemoryBroker::new(MemoryConfig {
-                epoch_seed: 1,
-                bytes_max: 1 << 20,
-                keys_max: 1,
-                key_window: Duration::from_secs(1),
-                bounds: Arc::new(bounds),
-            })),
-            draining: AtomicBool::new(false),
-            commands: Vec::new(),
-            metrics: vec![Arc::default()],
-            presence: Presence::default(),
-            node: String::new(),
-            compressed: Arc::default(),
-        }
-    }
-
-    /// A worker of it that nobody runs.
+    /// A worker that nobody runs.
     pub(crate) fn worker() -> Rc<Worker> {
         let inbox = Arc::new(Inbox::new(16, 1 << 10));
         Worker::new(&Arc::new(gateway()), SinkId(0), inbox, Arc::default())

@@ -1,9 +1,8 @@
 //! 100,000 channels made and dropped in each stretch: published to, subscribed to and left again over
 //! one enveloped connection, with presence on, and dropped by `DELETE`. Nothing may be left of them.
 //!
-//! Memory: 1,000 of them have a log at a time, about 1 KiB each; presence keeps a member 5 s after it
-//! has gone, at most 64,000 at the pace of this one publisher, and a channel with one member takes
-//! about 2.7 KiB there. 192 MiB.
+//! Memory: 1,000 of them have a log at a time, about 1 KiB each, and who leaves by a command is no
+//! member any more. 6 MiB.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -18,7 +17,7 @@ pub(super) const FLOOD: Flood = Flood {
     name: "channels",
     title: "100,000 channels published to, joined, left and dropped",
     config: "[[channel]]\nmatch = \"flood.>\"\npresence = true\n",
-    memory_mib: 192,
+    memory_mib: 6,
     place: Place::Loopback,
     run,
 };

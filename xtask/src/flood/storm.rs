@@ -3,8 +3,8 @@
 //! that is closed. Every few rounds so many are held at once that `http.max_connections` is reached:
 //! whoever is over it is told 503, or is cut.
 //!
-//! Memory: connections that exist at the same time, at most 2,000 beside the good ones, in hyper's
-//! hands or not: 12 KiB each, and as much again for what waits to be freed. 48 MiB.
+//! Memory: connections that exist at the same time, at most 2,000 beside the good ones, few of them in
+//! hyper's hands: 4 KiB each, and as much again for what waits to be freed. 16 MiB.
 
 use super::peer::{Dial, End, Peer};
 use super::stage::{Stage, Told};
@@ -14,7 +14,7 @@ pub(super) const FLOOD: Flood = Flood {
     name: "storm",
     title: "connections made and dropped as fast as can be, at times over the limit",
     config: "[http]\nmax_connections = 3000\n",
-    memory_mib: 48,
+    memory_mib: 16,
     place: Place::Loopback,
     run,
 };

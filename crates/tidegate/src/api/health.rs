@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, VARY};
 
 use super::answer;
+use crate::gateway::Gateway;
 use crate::metrics::{self, Format};
 use crate::negotiate::negotiate;
 use crate::problem::Problem;
 use crate::router::Response;
-use crate::worker::Gateway;
 
 /// `GET /healthz`: the process answers, so it is alive.
 ///
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn it_is_ready_until_it_drains_or_the_broker_is_away() {
-        let gateway = crate::worker::tests::gateway();
+        let gateway = crate::gateway::tests::gateway();
         assert_eq!(ready(&gateway).unwrap().status(), 200);
         gateway.draining.store(true, Ordering::Relaxed);
         let problem = ready(&gateway).err().unwrap();

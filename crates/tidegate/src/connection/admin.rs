@@ -15,10 +15,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::api::health;
+use crate::gateway::Gateway;
 use crate::problem::Problem;
 use crate::refusals::Refusals;
 use crate::router::{Response, problem_response};
-use crate::worker::Gateway;
 
 /// Connections at a time; scrapers and probes need few.
 const CONNECTIONS_MAX: usize = 64;

@@ -6,6 +6,8 @@
 //! ```
 //! The timers are ours, since hyper's can't tell a slow head (408) from an idle connection.
 
+mod first_head;
+
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending, poll_fn};
 use std::io;
@@ -26,9 +28,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use self::first_head::FirstHead;
 use crate::driver::client::{self, Stream};
 use crate::router::{self, Answer, Body, Response};
-use crate::worker::{Sharer, Worker};
+use crate::turns::Sharer;
+use crate::worker::Worker;
 
 /// What the worker, the handler and the socket know of a connection that hyper has.
 #[derive(Debug)]
@@ -102,7 +106,11 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, is_surplu
         let leaving = serve(&worker, &connection, stream).await;
         worker.remove_connection(key);
         match leaving {
-            Some((socket, stream)) => client::start(&worker, socket, stream),
+            Some((socket, stream)) => {
+                let begun = Instant::now();
+                client::start(&worker, socket, stream);
+                worker.turns.spend(begun.elapsed());
+            }
             None => worker.metrics.closed(),
         }
     });
@@ -112,13 +120,38 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, is_surplu
 async fn serve(
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
-    stream: TcpStream,
+    mut stream: TcpStream,
 ) -> Option<(TcpStream, Stream)> {
     let http = &worker.config.http;
     let head_within = match connection.is_surplus {
         true => http.header_timeout.min(SURPLUS_PATIENCE),
         false => http.header_timeout,
     };
+    match first_head::read(worker, connection, &mut stream, head_within).await {
+        FirstHead::Whole(head) => {
+            // Boxed: until then a connection is a tenth of that.
+            Box::pin(serve_requests(worker, connection, stream, head, head_within)).await
+        }
+        FirstHead::Gone => {
+            close(stream).await;
+            None
+        }
+        FirstHead::TimedOut { with_head } => {
+            time_out(worker, stream, with_head).await;
+            None
+        }
+    }
+}
+
+/// Serves requests, of the first of which this much has come.
+async fn serve_requests(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    stream: TcpStream,
+    head: Bytes,
+    head_within: Duration,
+) -> Option<(TcpStream, Stream)> {
+    let http = &worker.config.http;
     let service = {
         let (worker, connection) = (Rc::clone(worker), Rc::clone(connection));
         service_fn(move |request| {
@@ -127,25 +160,28 @@ async fn serve(
             Box::pin(handle(worker, connection, request))
         })
     };
-    let io = Socket { stream, connection: Rc::clone(connection) };
+    let io = Socket { stream, read: head, connection: Rc::clone(connection) };
     let mut hyper = http1::Builder::new()
         .half_close(false)
-        .keep_alive(!connection.is_surplus)
+        .keep_alive(!connection.is_surplus && !connection.is_draining.get())
         // A URL that is too long but not absurd fits, so that it is told apart from a long head.
         .max_buf_size(http.max_head + http.max_url)
         .serve_connection(io, service);
     let mut timer = Box::pin(tokio::time::sleep(head_within));
+    // Told to end before, hyper would not look at the request that has come.
+    let mut has_looked = false;
     let outcome = poll_fn(|cx| {
         connection.remember(cx);
         if !connection.may_go_on(worker) {
             return Poll::Pending;
         }
-        if connection.is_draining.get() {
+        if connection.is_draining.get() && has_looked {
             Pin::new(&mut hyper).graceful_shutdown();
         }
         let begun = Instant::now();
         let ended = hyper.poll_without_shutdown(cx).is_ready();
-        worker.spend(begun.elapsed());
+        has_looked = true;
+        worker.turns.spend(begun.elapsed());
         if let Some(stream) = connection.stream.borrow_mut().take() {
             return Poll::Ready(Outcome::Stream(stream));
         }
@@ -171,15 +207,7 @@ async fn serve(
             stream.early = Bytes::copy_from_slice(&parts.read_buf);
             return Some((socket, stream));
         }
-        Outcome::TimedOut { with_head } if with_head || has_begun => {
-            worker.metrics.requested(408);
-            let answer =
-                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-            // As much as the socket takes at once: this client is slow.
-            let _ = socket.try_write(answer);
-            close(socket).await;
-        }
-        Outcome::TimedOut { .. } => {}
+        Outcome::TimedOut { with_head } => time_out(worker, socket, with_head || has_begun).await,
         // Hyper leaves it to its caller, where it finds all of this at once.
         Outcome::Ended if parts.read_buf.starts_with(HTTP2_PREFACE) => {
             worker.metrics.requested(400);
@@ -191,6 +219,18 @@ async fn serve(
         Outcome::Ended => close(socket).await,
     }
     None
+}
+
+/// Ends a connection whose request does not come; it is told where one has begun.
+async fn time_out(worker: &Worker, socket: TcpStream, with_head: bool) {
+    if with_head {
+        worker.metrics.requested(408);
+        let answer =
+            b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        // As much as the socket takes at once: this client is slow.
+        let _ = socket.try_write(answer);
+        close(socket).await;
+    }
 }
 
 /// Ends a connection so that its peer can read what was written: a socket that is dropped with
@@ -242,7 +282,7 @@ impl Connection {
         // Once on the list it stays there until it is let in, whatever else it is woken for.
         if !self.is_waiting.get() {
             let sharer = || Sharer::Connection(Rc::clone(self));
-            self.is_waiting.set(!worker.may_go_on(sharer));
+            self.is_waiting.set(!worker.turns.may_go_on(sharer));
         }
         !self.is_waiting.get()
     }
@@ -316,6 +356,8 @@ impl http_body::Body for Tracked {
 /// The socket as hyper sees it: it tells the connection what came and what would not go.
 struct Socket {
     stream: TcpStream,
+    /// What was read before hyper had it.
+    read: Bytes,
     connection: Rc<Connection>,
 }
 
@@ -327,6 +369,11 @@ impl Read for Socket {
     ) -> Poll<io::Result<()>> {
         // Hyper's buffer may be uninitialised, and filling it in place needs unsafe code; a request's
         // bytes are copied once more instead.
+        if !self.read.is_empty() {
+            let len = self.read.len().min(cursor.remaining());
+            cursor.put_slice(&self.read.split_to(len));
+            return Poll::Ready(Ok(()));
+        }
         let mut bytes = [0; 8 << 10];
         let room = cursor.remaining().min(bytes.len());
         let mut buffer = ReadBuf::new(bytes.get_mut(..room).unwrap_or_default());

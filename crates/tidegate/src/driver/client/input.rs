@@ -15,7 +15,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::{Cause, Inner, Later, Phase, Socket, Wait};
 use crate::driver::wake;
 use crate::problem::Problem;
-use crate::worker::{SCRATCH_BYTES, Sharer, Worker};
+use crate::turns::Sharer;
+use crate::worker::{SCRATCH_BYTES, Worker};
 
 /// Reads in one turn before others get theirs.
 const READS_PER_TURN: usize = 4;
@@ -49,14 +50,9 @@ impl Inner {
     }
 
     pub(super) fn poll_read(&mut self, worker: &Rc<Worker>, cx: &mut Context<'_>) {
-        if let Some(Socket { pace, .. }) = self.socket.as_deref_mut()
-            && pace.is_heavy
-        {
-            // Once on the list it stays there until it is let in, whatever else it is woken for.
-            pace.is_waiting = pace.is_waiting || !worker.may_go_on(|| Sharer::Client(self.key));
-            if pace.is_waiting {
-                return;
-            }
+        let is_heavy = self.socket.as_ref().is_some_and(|it| it.pace.is_heavy);
+        if is_heavy && !self.may_go_on(worker) {
+            return;
         }
         if let Some(socket) = &mut self.socket
             && !socket.backlog.is_empty()
@@ -65,7 +61,7 @@ impl Inner {
             let mut backlog = std::mem::take(&mut socket.backlog);
             let begun = Instant::now();
             self.handle_bytes(worker, &mut backlog, cx);
-            worker.spend(begun.elapsed());
+            worker.turns.spend(begun.elapsed());
         }
         let mut scratch = worker.scratch.take();
         let mut reads = 0;
@@ -89,7 +85,7 @@ impl Inner {
                     if let Some(Socket { pace, .. }) = self.socket.as_deref_mut() {
                         pace.adapt(len, took);
                         if pace.is_heavy {
-                            worker.spend(took);
+                            worker.turns.spend(took);
                             spent += took;
                         }
                     }
@@ -99,6 +95,15 @@ impl Inner {
             }
         }
         worker.scratch.set(scratch);
+    }
+
+    /// Whether it is its turn, where it shares what others leave.
+    pub(super) fn may_go_on(&mut self, worker: &Worker) -> bool {
+        // Once on the list it stays there until it is let in, whatever else it is woken for.
+        if !self.is_waiting {
+            self.is_waiting = !worker.turns.may_go_on(|| Sharer::Client(self.key));
+        }
+        !self.is_waiting
     }
 
     fn handle_bytes(&mut self, worker: &Rc<Worker>, bytes: &mut [u8], cx: &mut Context<'_>) {
@@ -240,13 +245,11 @@ pub(super) struct Pace {
     read_bytes: u32,
     /// Whether the last read brought so much, or took long.
     is_heavy: bool,
-    /// Whether it is on the worker's list of those who wait to be let in.
-    pub(super) is_waiting: bool,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { read_bytes: READ_BYTES_FIRST, is_heavy: false, is_waiting: false }
+        Self { read_bytes: READ_BYTES_FIRST, is_heavy: false }
     }
 }
 

@@ -22,6 +22,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tidegate_broker::{From, Page, PublishError, Published, Read, Reply, Unavailable};
@@ -142,6 +143,8 @@ struct Inner {
     form: Form,
     wire: Wire,
     echo: bool,
+    /// Whether it is on the worker's list of those who wait to be let in.
+    is_waiting: bool,
 }
 
 /// One of a stream's subscriptions.
@@ -301,6 +304,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, start: Stream) {
             form: start.form,
             wire: start.wire,
             echo: start.echo,
+            is_waiting: false,
         }),
     });
     let key = worker.add_client(&client);
@@ -360,10 +364,13 @@ impl Client {
             inner.waker = Some(cx.waker().clone());
         }
         inner.turn(worker, cx);
-        if inner.phase != Phase::Dead {
+        // Thousands may leave at once: who stays goes before them.
+        if inner.phase != Phase::Dead || !inner.may_go_on(worker) {
             return Poll::Pending;
         }
+        let begun = Instant::now();
         inner.finish(worker);
+        worker.turns.spend(begun.elapsed());
         Poll::Ready(())
     }
 
@@ -394,12 +401,10 @@ impl Client {
         self.inner.borrow().wake();
     }
 
-    /// It may be read from again.
+    /// It is its turn.
     pub fn let_in(&self) {
         let mut inner = self.inner.borrow_mut();
-        if let Some(socket) = &mut inner.socket {
-            socket.pace.is_waiting = false;
-        }
+        inner.is_waiting = false;
         inner.wake();
     }
 
