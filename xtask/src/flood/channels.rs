@@ -2,7 +2,7 @@
 //! one enveloped connection, with presence on, and dropped by `DELETE`. Nothing may be left of them.
 //!
 //! Memory: 1,000 of them have a log at a time, about 1 KiB each, and who leaves by a command is no
-//! member any more. 6 MiB.
+//! member any more. 16 MiB.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ pub(super) const FLOOD: Flood = Flood {
     name: "channels",
     title: "100,000 channels published to, joined, left and dropped",
     config: "[[channel]]\nmatch = \"flood.>\"\npresence = true\n",
-    memory_mib: 6,
+    memory_mib: 16,
     place: Place::Loopback,
     run,
 };
