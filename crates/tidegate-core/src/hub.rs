@@ -170,6 +170,9 @@ impl<S> Hub<S> {
         it.subscribers.try_remove(key);
         if it.subscribers.is_empty() {
             self.channels.remove(channel);
+            if self.channels.capacity() > 16 && self.channels.len() < self.channels.capacity() / 8 {
+                self.channels.shrink_to(2 * self.channels.len());
+            }
             return true;
         }
         if it.subscribers.capacity() > 4 * it.subscribers.len() + 64 {

@@ -255,10 +255,12 @@ impl Bucket {
         }
     }
 
-    /// Gives the table's memory back after a crowd has gone; rarely enough to cost nothing.
+    /// Gives the table's memory back after a crowd has gone, rarely enough to cost nothing; and that of
+    /// an empty one, for there are thousands of buckets.
     fn shrink(&mut self) {
-        if self.channels.capacity() > 16 && self.channels.len() < self.channels.capacity() / 8 {
-            self.channels.shrink_to(2 * self.channels.len());
+        let len = self.channels.len();
+        if len == 0 || (self.channels.capacity() > 16 && len < self.channels.capacity() / 8) {
+            self.channels.shrink_to(2 * len);
         }
     }
 
