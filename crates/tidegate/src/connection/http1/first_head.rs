@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -50,18 +50,18 @@ pub(super) async fn read(
         let begun = Instant::now();
         let read = poll_read(worker, stream, cx, &mut head);
         worker.turns.spend(begun.elapsed());
-        if let Poll::Ready(is_over) = read {
-            return Poll::Ready(match head.is_empty() && is_over {
-                true => FirstHead::Gone,
-                false => FirstHead::Whole(Bytes::from(std::mem::take(&mut head))),
-            });
-        }
-        if let (Phase::New(_), false) = (connection.phase.get(), head.is_empty()) {
+        let with_head = !head.is_empty();
+        if with_head && matches!(connection.phase.get(), Phase::New(_)) {
             let since = Instant::now();
             connection.phase.set(Phase::Head(since));
             timer.as_mut().reset(since + within);
         }
-        let with_head = !head.is_empty();
+        if let Poll::Ready(is_over) = read {
+            return Poll::Ready(match is_over && !with_head {
+                true => FirstHead::Gone,
+                false => FirstHead::Whole(Bytes::from(std::mem::take(&mut head))),
+            });
+        }
         if connection.is_draining.get() && !with_head {
             return Poll::Ready(FirstHead::Gone);
         }
@@ -94,7 +94,7 @@ fn poll_read(
         }
     };
     worker.scratch.set(scratch);
-    Poll::Ready(ready!(read))
+    read
 }
 
 /// Whether this can become a head, and is not yet.
