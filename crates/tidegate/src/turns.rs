@@ -1,5 +1,5 @@
 //! Turns of those who could hold up a worker: HTTP connections, of which thousands may send a byte each,
-//! and WebSockets whose clients send without end. Together they have [`SHARE`]; then everyone else has
+//! and WebSockets whose clients send without end. Together they have a small share; then everyone else has
 //! a turn, and some of them are let in again, in the order in which they came.
 //!
 //! ```text
