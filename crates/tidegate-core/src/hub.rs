@@ -18,6 +18,7 @@ use crate::channel::ChannelName;
 use crate::cursor::Position;
 use crate::entry::Entry;
 use crate::inbox::{Drained, TailEvent};
+use crate::is_sparse;
 use crate::log::Page;
 use crate::state::{ChannelState, Gap, GapReason};
 
@@ -170,7 +171,7 @@ impl<S> Hub<S> {
         it.subscribers.try_remove(key);
         if it.subscribers.is_empty() {
             self.channels.remove(channel);
-            if self.channels.capacity() > 16 && self.channels.len() < self.channels.capacity() / 8 {
+            if is_sparse(self.channels.len(), self.channels.capacity()) {
                 self.channels.shrink_to(2 * self.channels.len());
             }
             return true;

@@ -26,3 +26,9 @@ pub use outbox::{OutboxBounds, Policy};
 pub use payload::{Payload, PayloadError, PayloadKind};
 pub use state::{ChannelState, Gap, GapReason, Lineage};
 pub use subscription::Subscription;
+
+/// Whether a container has so much more room than it needs that memory should be given back; rarely
+/// enough, as long as twice its length is kept, for that to cost nothing.
+pub(crate) fn is_sparse(len: usize, capacity: usize) -> bool {
+    capacity > 16 && len < capacity / 8
+}

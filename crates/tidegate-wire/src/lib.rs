@@ -4,5 +4,6 @@ pub mod chunk;
 pub mod grpc;
 pub mod grpc_web;
 pub mod ndjson;
+mod scratch;
 pub mod sse;
 pub mod websocket;

@@ -12,6 +12,7 @@ use super::{Appended, LogBounds, Refused, SinkId, Terms, Usage};
 use crate::channel::ChannelName;
 use crate::cursor::{Epoch, Position};
 use crate::entry::{Body, Draft, Entry, Timestamp};
+use crate::is_sparse;
 
 /// Bytes that a log with entries is charged with beside them: the struct, the name, its queue's
 /// first allocation and its slot in the bucket's table.
@@ -129,7 +130,7 @@ impl Log {
                 self.keys = None;
             }
         }
-        if self.entries.capacity() > 16 && self.entries.len() < self.entries.capacity() / 8 {
+        if is_sparse(self.entries.len(), self.entries.capacity()) {
             self.entries.shrink_to(2 * self.entries.len());
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::entry::{Key, Publication};
+use crate::is_sparse;
 
 /// Keys, what was published under each, and the order in which they expire.
 #[derive(Debug, Default)]
@@ -52,7 +53,7 @@ impl Keys {
         while let Some((_, key)) = self.expiry.pop_front_if(|(expires, _)| *expires <= now) {
             self.seen.remove(&key);
         }
-        if self.seen.capacity() > 16 && self.seen.len() < self.seen.capacity() / 8 {
+        if is_sparse(self.seen.len(), self.seen.capacity()) {
             self.seen.shrink_to(2 * self.seen.len());
             self.expiry.shrink_to(2 * self.seen.len());
         }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use crate::channel::ChannelName;
 use crate::cursor::Position;
 use crate::entry::{Draft, Entry};
+use crate::is_sparse;
 use crate::state::{ChannelState, Lineage};
 
 use channel::Log;
@@ -259,7 +260,7 @@ impl Bucket {
     /// an empty one, for there are thousands of buckets.
     fn shrink(&mut self) {
         let len = self.channels.len();
-        if len == 0 || (self.channels.capacity() > 16 && len < self.channels.capacity() / 8) {
+        if len == 0 || is_sparse(len, self.channels.capacity()) {
             self.channels.shrink_to(2 * len);
         }
     }

@@ -11,6 +11,7 @@ use zstd::zstd_safe::{
 };
 
 use super::{DecodeError, Encoding, encode};
+use crate::scratch;
 
 /// Shorter messages are sent as they are: a JSON event of 104 bytes grows by any of them.
 pub const COMPRESSED_LEN_MIN: usize = 128;
@@ -30,9 +31,6 @@ const OUTPUT_STEP: usize = 4096;
 /// the bytes that came.
 const ZSTD_OUTPUT_TRUSTED: usize = 64 * 1024;
 const ZSTD_RATIO_TRUSTED: usize = 64;
-
-/// Buffers that have grown beyond this are given back.
-const OUTPUT_KEPT_MAX: usize = 1 << 20;
 
 /// Bytes of a gzip member's fixed header, and of its trailer (RFC 1952 §2.3).
 const GZIP_HEADER_LEN: usize = 10;
@@ -282,10 +280,7 @@ impl Compressor {
         if message.len() < COMPRESSED_LEN_MIN {
             return None;
         }
-        if self.output.capacity() > OUTPUT_KEPT_MAX {
-            self.output = Vec::new();
-        }
-        self.output.clear();
+        scratch::reuse(&mut self.output);
         match encoding {
             Encoding::Identity => return None,
             Encoding::Gzip => self.gzip(message)?,

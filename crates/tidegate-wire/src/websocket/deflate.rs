@@ -11,6 +11,7 @@ use std::sync::Arc;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::{DeflateParams, Kind, ProtocolError, utf8::Utf8};
+use crate::scratch;
 
 /// What a sender takes off the end of each message and a receiver puts back (§7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
@@ -30,9 +31,6 @@ pub const COMPRESSED_LEN_MIN: usize = 24;
 
 /// First allocation for inflated bytes; doubled as they come.
 const OUTPUT_STEP: usize = 16 * 1024;
-
-/// Buffers of a pool that have grown beyond this are given back after the message.
-const OUTPUT_KEPT_MAX: usize = 1 << 20;
 
 /// Messages that may be checked ahead of their end at one time; 47.5 KB each.
 const CHECKERS_MAX: usize = 64;
@@ -165,12 +163,9 @@ impl InflaterPool {
         window: Option<&Window>,
         len_max: usize,
     ) -> Result<(), ProtocolError> {
-        if self.output.capacity() > OUTPUT_KEPT_MAX {
-            self.output = Vec::new();
-        }
+        scratch::reuse(&mut self.output);
         self.is_idle = false;
         let output = &mut self.output;
-        output.clear();
         // A sender without anything to say should send one byte (§7.2.3.6); some send none.
         if message.is_empty() {
             return Ok(());
@@ -321,11 +316,8 @@ impl DeflaterPool {
         for part in context.into_iter().filter(|part| !part.is_empty()) {
             state.set_dictionary(part).ok()?;
         }
-        if self.output.capacity() > OUTPUT_KEPT_MAX {
-            self.output = Vec::new();
-        }
+        scratch::reuse(&mut self.output);
         let output = &mut self.output;
-        output.clear();
         // Room for the worst that deflate makes of noise, 9 bits a byte. A state that is left with
         // output still to come keeps its place over a reset, and panics later (zlib-rs 0.6.8).
         output.reserve(message.len() + message.len() / 8 + 64);
