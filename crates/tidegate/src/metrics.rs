@@ -258,9 +258,20 @@ impl WorkerMetrics {
         self.open_connections.fetch_sub(1, Relaxed);
     }
 
-    /// So many of the worker's tasks have not ended.
-    pub fn tasks(&self, count: usize) {
-        self.tasks.store(count, Relaxed);
+    /// A task began that the worker waits for when it drains.
+    pub fn task_began(&self) {
+        self.tasks.fetch_add(1, Relaxed);
+    }
+
+    /// Such a task has ended.
+    pub fn task_ended(&self) {
+        self.tasks.fetch_sub(1, Relaxed);
+    }
+
+    /// Tasks of the worker that have not ended: of clients and of HTTP connections.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        self.tasks.load(Relaxed)
     }
 
     /// Connections that this worker has.
@@ -315,7 +326,7 @@ impl<'w> Page<'_, 'w> {
     fn connections(&mut self) -> fmt::Result {
         let open: usize = self.workers.iter().map(|it| it.connections()).sum();
         self.gauge("open_connections", "Accepted connections of any kind", [([], open)])?;
-        let tasks: usize = self.workers.iter().map(|it| it.tasks.load(Relaxed)).sum();
+        let tasks: usize = self.workers.iter().map(|it| it.tasks()).sum();
         self.gauge("tasks", "Tasks that serve connections, one each", [([], tasks)])?;
 
         let live = Wire::ALL.iter().enumerate().map(|(at, wire)| {

@@ -3,16 +3,16 @@
 //! a turn, and some of them are let in again, in the order in which they came.
 //!
 //! ```text
-//! ready ── may_go_on ──► serve ── spend ──► …  as long as the share lasts
+//! ready ── may_go_on ──► charge ──► …  as long as the share lasts
 //!              └──► wait ── next: everyone else has had a turn, the share is whole again ──► ready
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::connection::http1::Connection;
 
@@ -49,7 +49,7 @@ struct State {
 
 impl Turns {
     /// Whether one of those who share may go on now. If not, it is told later, once.
-    pub fn may_go_on(&self, who: impl FnOnce() -> Sharer) -> bool {
+    fn may_go_on(&self, who: impl FnOnce() -> Sharer) -> bool {
         let mut state = self.0.borrow_mut();
         if state.spent < SHARE {
             return true;
@@ -61,7 +61,15 @@ impl Turns {
         false
     }
 
-    /// Notes what it has cost.
+    /// Does what one of those who share does, and notes what it has cost.
+    pub fn charge<T>(&self, work: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let done = work();
+        self.spend(begun.elapsed());
+        done
+    }
+
+    /// Notes what something has cost.
     pub fn spend(&self, took: Duration) {
         self.0.borrow_mut().spent += took;
     }
@@ -87,6 +95,25 @@ impl Turns {
             state.waiting = VecDeque::new();
         }
         some
+    }
+}
+
+/// Whether one of those who share waits.
+#[derive(Debug, Default)]
+pub struct Place(Cell<bool>);
+
+impl Place {
+    /// Whether it is its turn. Who waits does so until it is let in, whatever else it is woken for.
+    pub fn may_go_on(&self, turns: &Turns, who: impl FnOnce() -> Sharer) -> bool {
+        if !self.0.get() {
+            self.0.set(!turns.may_go_on(who));
+        }
+        !self.0.get()
+    }
+
+    /// It has been told that it is its turn.
+    pub fn let_in(&self) {
+        self.0.set(false);
     }
 }
 
@@ -121,6 +148,20 @@ mod tests {
         turns.spend(SHARE);
         assert!(!may_go_on(21));
         assert_eq!(keys(&turns.next().await), [18, 19, 21]);
+    }
+
+    #[test]
+    fn who_waits_is_in_the_line_once() {
+        let (turns, place) = (Turns::default(), Place::default());
+        let may_go_on = || place.may_go_on(&turns, || Sharer::Client(1));
+        assert!(may_go_on());
+        turns.spend(SHARE);
+        assert!(!may_go_on() && !may_go_on());
+        assert_eq!(turns.0.borrow().waiting.len(), 1);
+        turns.0.borrow_mut().spent = Duration::ZERO;
+        assert!(!may_go_on(), "it is not its turn yet");
+        place.let_in();
+        assert!(may_go_on());
     }
 
     #[tokio::test]

@@ -93,8 +93,6 @@ pub struct Worker {
     pub is_hub_idle: Cell<bool>,
     /// Who has to share with others.
     pub turns: Turns,
-    /// Clients and HTTP connections whose tasks have not ended.
-    tasks: Cell<usize>,
     drafts: Cell<u64>,
     draft_seed: u64,
 }
@@ -160,7 +158,6 @@ impl Worker {
             tick: Cell::new(0),
             is_hub_idle: Cell::new(true),
             turns: Turns::default(),
-            tasks: Cell::new(0),
             drafts: Cell::new(0),
             draft_seed: fastrand::u64(..),
         })
@@ -319,17 +316,12 @@ impl Worker {
 
     /// Runs a task that the worker waits for when it drains.
     pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
-        self.count_tasks(self.tasks.get() + 1);
+        self.metrics.task_began();
         let counted = Counted(Rc::clone(self));
         tokio::task::spawn_local(async move {
             task.await;
             drop(counted);
         });
-    }
-
-    fn count_tasks(&self, count: usize) {
-        self.tasks.set(count);
-        self.metrics.tasks(count);
     }
 
     /// A random id for a connection.
@@ -603,7 +595,7 @@ impl Worker {
             }
             ticks.tick().await;
         }
-        while self.tasks.get() > 0 && tokio::time::Instant::now() < deadline {
+        while self.metrics.tasks() > 0 && tokio::time::Instant::now() < deadline {
             // Cancel safe: both keep what they have for the next call.
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -647,7 +639,7 @@ struct Counted(Rc<Worker>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.count_tasks(self.0.tasks.get() - 1);
+        self.0.metrics.task_ended();
     }
 }
 

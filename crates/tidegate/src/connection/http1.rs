@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use self::first_head::FirstHead;
 use crate::driver::client::{self, Stream};
 use crate::router::{self, Answer, Body, Response};
-use crate::turns::Sharer;
+use crate::turns::{Place, Sharer};
 use crate::worker::Worker;
 
 /// What the worker, the handler and the socket know of a connection that hyper has.
@@ -47,8 +47,8 @@ pub struct Connection {
     /// Since when the socket has taken no byte of a response.
     blocked: Cell<Option<Instant>>,
     is_draining: Cell<bool>,
-    /// Whether it is on the worker's list of those who wait to be let in.
-    is_waiting: Cell<bool>,
+    /// Among those who share what everyone else leaves.
+    place: Place,
     waker: RefCell<Option<Waker>>,
     /// The stream that the handler made of its request.
     stream: RefCell<Option<Stream>>,
@@ -95,7 +95,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, is_surplu
         phase: Cell::new(Phase::New(Instant::now())),
         blocked: Cell::new(None),
         is_draining: Cell::new(false),
-        is_waiting: Cell::new(false),
+        place: Place::default(),
         waker: RefCell::new(None),
         stream: RefCell::new(None),
     });
@@ -107,9 +107,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, is_surplu
         worker.remove_connection(key);
         match leaving {
             Some((socket, stream)) => {
-                let begun = Instant::now();
-                client::start(&worker, socket, stream);
-                worker.turns.spend(begun.elapsed());
+                worker.turns.charge(|| client::start(&worker, socket, stream));
             }
             None => worker.metrics.closed(),
         }
@@ -178,10 +176,8 @@ async fn serve_requests(
         if connection.is_draining.get() && has_looked {
             Pin::new(&mut hyper).graceful_shutdown();
         }
-        let begun = Instant::now();
-        let ended = hyper.poll_without_shutdown(cx).is_ready();
+        let ended = worker.turns.charge(|| hyper.poll_without_shutdown(cx).is_ready());
         has_looked = true;
-        worker.turns.spend(begun.elapsed());
         if let Some(stream) = connection.stream.borrow_mut().take() {
             return Poll::Ready(Outcome::Stream(stream));
         }
@@ -279,17 +275,12 @@ impl Connection {
 
     /// Whether it is its turn: thousands that each send a byte must not go before deliveries.
     fn may_go_on(self: &Rc<Self>, worker: &Worker) -> bool {
-        // Once on the list it stays there until it is let in, whatever else it is woken for.
-        if !self.is_waiting.get() {
-            let sharer = || Sharer::Connection(Rc::clone(self));
-            self.is_waiting.set(!worker.turns.may_go_on(sharer));
-        }
-        !self.is_waiting.get()
+        self.place.may_go_on(&worker.turns, || Sharer::Connection(Rc::clone(self)))
     }
 
     /// It is its turn.
     pub fn let_in(&self) {
-        self.is_waiting.set(false);
+        self.place.let_in();
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }

@@ -47,9 +47,7 @@ pub(super) async fn read(
         if !connection.may_go_on(worker) {
             return Poll::Pending;
         }
-        let begun = Instant::now();
-        let read = poll_read(worker, stream, cx, &mut head);
-        worker.turns.spend(begun.elapsed());
+        let read = worker.turns.charge(|| poll_read(worker, stream, cx, &mut head));
         let with_head = !head.is_empty();
         if with_head && matches!(connection.phase.get(), Phase::New(_)) {
             let since = Instant::now();

@@ -59,9 +59,7 @@ impl Inner {
             && socket.is_free()
         {
             let mut backlog = std::mem::take(&mut socket.backlog);
-            let begun = Instant::now();
-            self.handle_bytes(worker, &mut backlog, cx);
-            worker.turns.spend(begun.elapsed());
+            worker.turns.charge(|| self.handle_bytes(worker, &mut backlog, cx));
         }
         let mut scratch = worker.scratch.take();
         let mut reads = 0;
@@ -98,12 +96,8 @@ impl Inner {
     }
 
     /// Whether it is its turn, where it shares what others leave.
-    pub(super) fn may_go_on(&mut self, worker: &Worker) -> bool {
-        // Once on the list it stays there until it is let in, whatever else it is woken for.
-        if !self.is_waiting {
-            self.is_waiting = !worker.turns.may_go_on(|| Sharer::Client(self.key));
-        }
-        !self.is_waiting
+    pub(super) fn may_go_on(&self, worker: &Worker) -> bool {
+        self.place.may_go_on(&worker.turns, || Sharer::Client(self.key))
     }
 
     fn handle_bytes(&mut self, worker: &Rc<Worker>, bytes: &mut [u8], cx: &mut Context<'_>) {

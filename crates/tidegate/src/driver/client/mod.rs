@@ -22,7 +22,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use bytes::Bytes;
 use tidegate_broker::{From, Page, PublishError, Published, Read, Reply, Unavailable};
@@ -45,6 +44,7 @@ use super::wheel;
 use crate::config::Class;
 use crate::problem::Code;
 use crate::transport::Wire;
+use crate::turns::Place;
 use crate::worker::Worker;
 
 /// Entries of one page.
@@ -143,8 +143,8 @@ struct Inner {
     form: Form,
     wire: Wire,
     echo: bool,
-    /// Whether it is on the worker's list of those who wait to be let in.
-    is_waiting: bool,
+    /// Among those who share what everyone else leaves.
+    place: Place,
 }
 
 /// One of a stream's subscriptions.
@@ -304,7 +304,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, start: Stream) {
             form: start.form,
             wire: start.wire,
             echo: start.echo,
-            is_waiting: false,
+            place: Place::default(),
         }),
     });
     let key = worker.add_client(&client);
@@ -368,9 +368,7 @@ impl Client {
         if inner.phase != Phase::Dead || !inner.may_go_on(worker) {
             return Poll::Pending;
         }
-        let begun = Instant::now();
-        inner.finish(worker);
-        worker.turns.spend(begun.elapsed());
+        worker.turns.charge(|| inner.finish(worker));
         Poll::Ready(())
     }
 
@@ -403,8 +401,8 @@ impl Client {
 
     /// It is its turn.
     pub fn let_in(&self) {
-        let mut inner = self.inner.borrow_mut();
-        inner.is_waiting = false;
+        let inner = self.inner.borrow();
+        inner.place.let_in();
         inner.wake();
     }
 
