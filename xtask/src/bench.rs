@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 
 use kit::Kit;
+pub(crate) use measure::median;
 use report::Outcome;
 use scenario::Scenario;
 

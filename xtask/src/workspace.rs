@@ -27,6 +27,16 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     command
 }
 
+/// The day, of UTC.
+pub(crate) fn today() -> String {
+    said("date", &["-u", "+%Y-%m-%d"])
+}
+
+/// The commit that is checked out, in short.
+pub(crate) fn commit() -> String {
+    said("git", &["rev-parse", "--short", "HEAD"])
+}
+
 /// What a command prints, or nothing: it is only for the record.
 pub(crate) fn said(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).current_dir(root()).args(args).output();

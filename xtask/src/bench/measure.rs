@@ -183,7 +183,8 @@ pub(crate) fn number(report: &Value, path: &str) -> Option<f64> {
     path.split('.').try_fold(report, |value, key| value.get(key))?.as_f64()
 }
 
-fn median(mut figures: Vec<f64>) -> Option<f64> {
+/// The median of figures, of two in the middle the mean.
+pub(crate) fn median(mut figures: Vec<f64>) -> Option<f64> {
     figures.sort_by(f64::total_cmp);
     let middle = figures.len() / 2;
     let upper = *figures.get(middle)?;

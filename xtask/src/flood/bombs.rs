@@ -12,7 +12,7 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
 
-use super::peer::{Dial, Peer};
+use super::peer::{Dial, Peer, Peers, Visit};
 use super::stage::{Stage, Told};
 use super::{Flood, Place};
 use crate::frame;
@@ -28,6 +28,9 @@ pub(super) const FLOOD: Flood = Flood {
 
 const PEERS: usize = 20;
 
+/// When none of them can send.
+const ROUND: Duration = Duration::from_millis(1);
+
 const MIB: usize = 1 << 20;
 
 /// What its peers must be told.
@@ -35,38 +38,27 @@ const MUST: &[&str] = &["of 64 MiB", "of 1 MiB", "1009"];
 
 fn run(stage: &Stage) -> anyhow::Result<Told> {
     let (large, small) = (bomb(64 * MIB)?, bomb(MIB - 100)?.repeat(16));
-    let mut told = Told::default();
-    let mut peers: Vec<Option<Peer>> = std::iter::repeat_with(|| None).take(PEERS).collect();
-    while !stage.is_over(&told, MUST) {
-        let mut is_idle = true;
-        for (index, slot) in peers.iter_mut().enumerate() {
-            let is_large = index % 2 == 0;
-            let Some(peer) = slot else {
-                let deflate = [("Sec-WebSocket-Extensions", "permessage-deflate")];
-                let target = format!("/channels/bombs.{}.{index}?subscribe=0", stage.number);
-                *slot = Some(Peer::upgrade(stage.address, Dial::default(), &target, &deflate)?);
-                continue;
-            };
-            if peer.send(if is_large { &large } else { &small }) {
-                is_idle = false;
-                told.add_many(
-                    if is_large { "of 64 MiB" } else { "of 1 MiB" },
-                    if is_large { 1 } else { 16 },
-                );
-            }
-            let end = peer.read(1 << 16);
-            if let Some(code) = peer.frames(|_| ())? {
-                told.add(if is_large { code.to_string() } else { format!("of 1 MiB: {code}") });
-                *slot = None;
-            } else if let Some(end) = end {
-                told.add(format!("{end:?} without a close"));
-                *slot = None;
-            }
+    let open = |index| {
+        let deflate = [("Sec-WebSocket-Extensions", "permessage-deflate")];
+        let target = format!("/channels/bombs.{}.{index}?subscribe=0", stage.number);
+        Peer::upgrade(stage.address, Dial::default(), &target, &deflate)
+    };
+    let visit = |index: usize, peer: &mut Peer, told: &mut Told| {
+        let is_large = index.is_multiple_of(2);
+        let (bytes, name, count) =
+            if is_large { (&large, "of 64 MiB", 1) } else { (&small, "of 1 MiB", 16) };
+        let is_busy = peer.send(bytes);
+        if is_busy {
+            told.add_many(name, count);
         }
-        if is_idle {
-            stage.pause(Duration::from_millis(1));
+        if let Some(farewell) = peer.farewell()? {
+            told.add(if is_large { farewell } else { format!("{name}: {farewell}") });
+            return Ok(Visit::Over);
         }
-    }
+        Ok(if is_busy { Visit::Busy } else { Visit::Idle })
+    };
+    let peers = Peers { count: PEERS, round: ROUND, must: MUST };
+    let (told, _) = peers.keep(stage, open, visit)?;
     told.expect(MUST, &[])?;
     Ok(told)
 }

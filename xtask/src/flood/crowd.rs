@@ -41,6 +41,22 @@ pub(crate) struct Window {
     pub(crate) server_cores: f64,
 }
 
+impl Window {
+    /// The proportional set size, in MiB.
+    pub(crate) fn memory_mib(&self) -> f64 {
+        mib(self.memory)
+    }
+
+    /// The most that was resident, in MiB.
+    pub(crate) fn peak_mib(&self) -> f64 {
+        mib(self.peak)
+    }
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 impl Crowd {
     /// Connects everyone; `command` runs the generator where it is to be.
     pub(crate) fn start(

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::peer::{Dial, Peer};
+use super::peer::{Dial, Peer, Peers, Visit};
 use super::stage::{Stage, Told};
 use super::{Flood, Place};
 
@@ -22,6 +22,9 @@ pub(super) const FLOOD: Flood = Flood {
 
 const PEERS: usize = 40;
 
+/// When none of them can send.
+const ROUND: Duration = Duration::from_millis(1);
+
 /// A text message that does not end: its first frame, then one byte in each.
 const FIRST: &[u8] = b"\x01\x81\x00\x00\x00\x00x";
 const NEXT: &[u8] = b"\x00\x81\x00\x00\x00\x00x";
@@ -31,35 +34,25 @@ const MUST: &[&str] = &["fragments", "1009"];
 
 fn run(stage: &Stage) -> anyhow::Result<Told> {
     let burst = NEXT.repeat(8000);
-    let mut told = Told::default();
-    let mut peers: Vec<Option<Peer>> = std::iter::repeat_with(|| None).take(PEERS).collect();
-    while !stage.is_over(&told, MUST) {
-        let mut is_idle = true;
-        for (index, slot) in peers.iter_mut().enumerate() {
-            let Some(peer) = slot else {
-                let target = format!("/channels/fragments.{}.{index}", stage.number);
-                let mut peer = Peer::upgrade(stage.address, Dial::default(), &target, &[])?;
-                peer.send(FIRST);
-                *slot = Some(peer);
-                continue;
-            };
-            if peer.send(&burst) {
-                is_idle = false;
-                told.add_many("fragments", 8000);
-            }
-            let end = peer.read(1 << 16);
-            if let Some(code) = peer.frames(|_| ())? {
-                told.add(code.to_string());
-                *slot = None;
-            } else if let Some(end) = end {
-                told.add(format!("{end:?} without a close"));
-                *slot = None;
-            }
+    let open = |index| {
+        let target = format!("/channels/fragments.{}.{index}", stage.number);
+        let mut peer = Peer::upgrade(stage.address, Dial::default(), &target, &[])?;
+        peer.send(FIRST);
+        Ok(peer)
+    };
+    let visit = |_, peer: &mut Peer, told: &mut Told| {
+        let is_busy = peer.send(&burst);
+        if is_busy {
+            told.add_many("fragments", 8000);
         }
-        if is_idle {
-            stage.pause(Duration::from_millis(1));
+        if let Some(farewell) = peer.farewell()? {
+            told.add(farewell);
+            return Ok(Visit::Over);
         }
-    }
+        Ok(if is_busy { Visit::Busy } else { Visit::Idle })
+    };
+    let peers = Peers { count: PEERS, round: ROUND, must: MUST };
+    let (told, _) = peers.keep(stage, open, visit)?;
     told.expect(MUST, &[])?;
     Ok(told)
 }

@@ -276,15 +276,14 @@ impl Field {
 }
 
 fn say(kind: &str, window: Window) -> Window {
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     eprintln!(
         "  {kind:<5} p50 {:6.2} p99 {:6.2} max {:7.2} ms, memory {:6.2} MiB (peak {:6.2}), {} files, \
          server {:.2} cores, {} deliveries",
         window.p50_ms,
         window.p99_ms,
         window.max_ms,
-        mib(window.memory),
-        mib(window.peak),
+        window.memory_mib(),
+        window.peak_mib(),
         window.files,
         window.server_cores,
         window.deliveries,

@@ -2,11 +2,12 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use socket2::{Domain, Socket, Type};
 
+use super::stage::{Stage, Told};
 use crate::frame;
 use crate::http::{ACCEPT, Connection, UPGRADE};
 
@@ -162,5 +163,77 @@ impl Peer {
         let used = self.input.len() - rest.len();
         self.input.drain(..used);
         Ok(code)
+    }
+
+    /// What the peer of a WebSocket was told in the end, if it has ended: the code of its close.
+    ///
+    /// # Errors
+    ///
+    /// As [`Peer::frames`].
+    pub(super) fn farewell(&mut self) -> anyhow::Result<Option<String>> {
+        let end = self.read(1 << 16);
+        let code = self.frames(|_| ())?;
+        let cut = || end.map(|end| format!("{end:?} without a close"));
+        Ok(code.map(|it| it.to_string()).or_else(cut))
+    }
+}
+
+/// What came of a visit to a peer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Visit {
+    /// Nothing was sent, or what is sent is paced.
+    Idle,
+    /// Much was sent: there may be room for more at once.
+    Busy,
+    /// It has come to its end, and comes back.
+    Over,
+}
+
+/// Peers that come back.
+pub(super) struct Peers {
+    pub(super) count: usize,
+    /// How often each is visited while none is busy.
+    pub(super) round: Duration,
+    /// What they must be told before the stage is over.
+    pub(super) must: &'static [&'static str],
+}
+
+impl Peers {
+    /// Keeps them until the stage is over: `open` makes each anew when it has come to its end, `visit`
+    /// looks at each in turn. What they were told, and those that are left.
+    ///
+    /// # Errors
+    ///
+    /// Those of both.
+    pub(super) fn keep(
+        &self,
+        stage: &Stage,
+        mut open: impl FnMut(usize) -> anyhow::Result<Peer>,
+        mut visit: impl FnMut(usize, &mut Peer, &mut Told) -> anyhow::Result<Visit>,
+    ) -> anyhow::Result<(Told, Vec<Option<Peer>>)> {
+        let mut told = Told::default();
+        let mut slots: Vec<_> = std::iter::repeat_with(|| None).take(self.count).collect();
+        while !stage.is_over(&told, self.must) {
+            let begun = Instant::now();
+            let mut is_busy = false;
+            for (index, slot) in slots.iter_mut().enumerate() {
+                let Some(peer) = slot else {
+                    *slot = Some(open(index)?);
+                    continue;
+                };
+                match visit(index, peer, &mut told)? {
+                    Visit::Idle => {}
+                    Visit::Busy => is_busy = true,
+                    Visit::Over => *slot = None,
+                }
+                if index % 64 == 63 && stage.is_over(&told, self.must) {
+                    break;
+                }
+            }
+            if !is_busy {
+                stage.pause(self.round.saturating_sub(begun.elapsed()));
+            }
+        }
+        Ok((told, slots))
     }
 }

@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::crowd::{self, Window};
 use super::stage::Told;
 use super::{Flood, Plan};
+use crate::bench;
 use crate::workspace;
-
-const MIB: f64 = (1 << 20) as f64;
 
 /// One flood, measured. Times are milliseconds, sizes MiB.
 #[derive(Debug, Deserialize, Serialize)]
@@ -56,12 +55,12 @@ impl Row {
         told: &Told,
     ) -> Row {
         let first = calm.first();
-        let calm_memory = first.map_or(0.0, |it| it.memory as f64 / MIB);
+        let calm_memory = first.map_or(0.0, Window::memory_mib);
         Row {
             name: flood.name.to_owned(),
             title: flood.title.to_owned(),
-            date: workspace::said("date", &["-u", "+%Y-%m-%d"]),
-            commit: workspace::said("git", &["rev-parse", "--short", "HEAD"]),
+            date: workspace::today(),
+            commit: workspace::commit(),
             calm_p50: median(calm, |it| it.p50_ms),
             calm_p99: median(calm, |it| it.p99_ms),
             flood_p50: median(flooded, |it| it.p50_ms),
@@ -72,8 +71,8 @@ impl Row {
             calm_cores: median(calm, |it| it.server_cores),
             flood_cores: median(flooded, |it| it.server_cores),
             calm_memory,
-            peak_memory: most(flooded, |it| it.peak as f64 / MIB),
-            after_memory: after.memory as f64 / MIB,
+            peak_memory: most(flooded, Window::peak_mib),
+            after_memory: after.memory_mib(),
             memory_max: calm_memory + flood.memory_mib as f64,
             calm_files: first.map_or(0, |it| it.files),
             peak_files: flooded.iter().map(|it| it.files).max().unwrap_or_default(),
@@ -105,9 +104,7 @@ impl Row {
 }
 
 fn median(windows: &[Window], of: impl Fn(&Window) -> f64) -> f64 {
-    let mut figures: Vec<f64> = windows.iter().map(of).collect();
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or_default()
+    bench::median(windows.iter().map(of).collect()).unwrap_or_default()
 }
 
 fn most(windows: &[Window], of: impl Fn(&Window) -> f64) -> f64 {

@@ -6,9 +6,9 @@
 //! came. 1,000 of them: 28 MiB. What the allocator notes of each piece that it has had, some 2 % of
 //! the most that it ever gave, it keeps.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::peer::{Dial, Peer};
+use super::peer::{Dial, Peer, Peers, Visit};
 use super::stage::{Stage, Told};
 use super::{Flood, Place};
 
@@ -32,38 +32,29 @@ const HEAD: &[u8] =
 const MUST: &[&str] = &["408"];
 
 fn run(stage: &Stage) -> anyhow::Result<Told> {
-    let mut told = Told::default();
-    let count = stage.size(CONNECTIONS);
-    let mut peers: Vec<Option<Peer>> = std::iter::repeat_with(|| None).take(count).collect();
-    while !stage.is_over(&told, MUST) {
-        let begun = Instant::now();
-        for (index, slot) in peers.iter_mut().enumerate() {
-            let stops = index % 2 == 0;
-            let Some(peer) = slot else {
-                let mut peer = Peer::dial(stage.address, Dial::default())?;
-                peer.send(HEAD);
-                *slot = Some(peer);
-                continue;
-            };
-            let end = peer.read(4096);
-            match peer.status() {
-                Some(status) if stops => told.add(status),
-                Some(status) => told.add(format!("going on: {status}")),
-                None if end.is_some() => told.add("closed without an answer"),
-                None => {
-                    if !stops {
-                        peer.send(b"x");
-                    }
-                    continue;
+    let stops = |index: usize| index.is_multiple_of(2);
+    let open = |_| {
+        let mut peer = Peer::dial(stage.address, Dial::default())?;
+        peer.send(HEAD);
+        Ok(peer)
+    };
+    let visit = |index, peer: &mut Peer, told: &mut Told| {
+        let end = peer.read(4096);
+        told.add(match peer.status() {
+            Some(status) if stops(index) => status,
+            Some(status) => format!("going on: {status}"),
+            None if end.is_some() => "closed without an answer".to_owned(),
+            None => {
+                if !stops(index) {
+                    peer.send(b"x");
                 }
+                return Ok(Visit::Idle);
             }
-            *slot = None;
-            if index % 64 == 0 && stage.is_over(&told, MUST) {
-                break;
-            }
-        }
-        stage.pause(STEP.saturating_sub(begun.elapsed()));
-    }
+        });
+        Ok(Visit::Over)
+    };
+    let peers = Peers { count: stage.size(CONNECTIONS), round: STEP, must: MUST };
+    let (mut told, peers) = peers.keep(stage, open, visit)?;
     let held = peers.iter().skip(1).step_by(2).flatten().count();
     told.add_many("going on: held", u64::try_from(held)?);
     told.expect(&["408", "going on: held"], &[])?;

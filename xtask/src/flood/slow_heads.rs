@@ -6,9 +6,9 @@
 //! head; hyper is given it when it is whole. What was freed a second ago comes on top, for all are
 //! refused and come back together. 8 KiB for each of 4,000: 32 MiB.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::peer::{Dial, End, Peer};
+use super::peer::{Dial, End, Peer, Peers, Visit};
 use super::stage::{Stage, Told};
 use super::{Flood, Place};
 
@@ -33,47 +33,31 @@ const HEAD: &[u8] = b"GET /channels/bench HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow:
 const MUST: &[&str] = &["408", "silent: closed"];
 
 fn run(stage: &Stage) -> anyhow::Result<Told> {
-    let mut told = Told::default();
-    let count = stage.size(CONNECTIONS);
-    let mut peers: Vec<Option<Peer>> = std::iter::repeat_with(|| None).take(count).collect();
-    while !stage.is_over(&told, MUST) {
-        let begun = Instant::now();
-        for (index, slot) in peers.iter_mut().enumerate() {
-            // One in ten says nothing at all.
-            let is_silent = index % 10 == 0;
-            let Some(peer) = slot else {
-                let mut peer = Peer::dial(stage.address, Dial::default())?;
-                if !is_silent {
-                    peer.send(HEAD);
-                }
-                *slot = Some(peer);
-                continue;
-            };
-            match (peer.read(1024), peer.status()) {
-                (None, None) => {
-                    if !is_silent {
-                        peer.send(b"x");
-                    }
-                }
-                (_, Some(status)) => {
-                    told.add(status);
-                    *slot = None;
-                }
-                (Some(End::Closed), None) if is_silent => {
-                    told.add("silent: closed");
-                    *slot = None;
-                }
-                (Some(end), None) => {
-                    told.add(format!("{end:?} without an answer"));
-                    *slot = None;
-                }
-            }
-            if index % 64 == 0 && stage.is_over(&told, MUST) {
-                break;
-            }
+    // One in ten says nothing at all.
+    let is_silent = |index: usize| index.is_multiple_of(10);
+    let open = |index| {
+        let mut peer = Peer::dial(stage.address, Dial::default())?;
+        if !is_silent(index) {
+            peer.send(HEAD);
         }
-        stage.pause(STEP.saturating_sub(begun.elapsed()));
-    }
+        Ok(peer)
+    };
+    let visit = |index, peer: &mut Peer, told: &mut Told| {
+        told.add(match (peer.read(1024), peer.status()) {
+            (None, None) => {
+                if !is_silent(index) {
+                    peer.send(b"x");
+                }
+                return Ok(Visit::Idle);
+            }
+            (_, Some(status)) => status,
+            (Some(End::Closed), None) if is_silent(index) => "silent: closed".to_owned(),
+            (Some(end), None) => format!("{end:?} without an answer"),
+        });
+        Ok(Visit::Over)
+    };
+    let peers = Peers { count: stage.size(CONNECTIONS), round: STEP, must: MUST };
+    let (told, _) = peers.keep(stage, open, visit)?;
     told.expect(MUST, &[])?;
     Ok(told)
 }

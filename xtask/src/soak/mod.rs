@@ -188,15 +188,11 @@ impl Soak {
 fn describe(sample: &Sample) -> String {
     format!(
         "{:.2} MiB, {} tasks, {} descriptors, p99 {:.1} ms",
-        mib(sample.window.memory),
+        sample.window.memory_mib(),
         sample.tasks,
         sample.window.files,
         sample.window.p99_ms
     )
-}
-
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }
 
 /// `90s`, `10m`, or seconds.
@@ -225,7 +221,7 @@ fn verdict(samples: &[Sample], time: Duration, seed: u64) -> anyhow::Result<()> 
     let second = samples.get(fifth..2 * fifth).unwrap_or_default();
     let last = samples.get(samples.len() - fifth..).unwrap_or_default();
     let figures: [(&str, Figure); 4] = [
-        ("memory, MiB", |it| mib(it.window.memory)),
+        ("memory, MiB", |it| it.window.memory_mib()),
         ("tasks", |it| it.tasks as f64),
         ("descriptors", |it| it.window.files as f64),
         ("p99, ms", |it| it.window.p99_ms),
@@ -253,9 +249,7 @@ fn verdict(samples: &[Sample], time: Duration, seed: u64) -> anyhow::Result<()> 
 type Figure = fn(&Sample) -> f64;
 
 fn median(samples: &[Sample], of: Figure) -> f64 {
-    let mut figures: Vec<f64> = samples.iter().map(of).collect();
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or_default()
+    bench::median(samples.iter().map(of).collect()).unwrap_or_default()
 }
 
 /// Writes the result beside those of the benchmarks.
@@ -268,17 +262,14 @@ fn write(
     let folder = workspace::root().join("bench/results");
     let deliveries: u64 = samples.iter().map(|it| it.window.deliveries).sum();
     let command = format!("cargo xtask soak --for {}s --seed {seed}", time.as_secs());
-    let (date, commit) = (
-        workspace::said("date", &["-u", "+%Y-%m-%d"]),
-        workspace::said("git", &["rev-parse", "--short", "HEAD"]),
-    );
+    let (date, commit) = (workspace::today(), workspace::commit());
     let every_ten = |of: Figure| -> Vec<f64> {
         samples.iter().step_by(10).map(|it| (of(it) * 100.0).round() / 100.0).collect()
     };
     let report = json!({
         "command": command, "date": date, "commit": commit, "figures": rows,
         "every_10_s": {
-            "memory_mib": every_ten(|it| mib(it.window.memory)),
+            "memory_mib": every_ten(|it| it.window.memory_mib()),
             "tasks": every_ten(|it| it.tasks as f64),
             "descriptors": every_ten(|it| it.window.files as f64),
         },
